@@ -1,0 +1,173 @@
+"""The composition root: builds every part from Settings, and owns start and drain."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import uvloop
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from chat_grpc import __version__
+from chat_grpc._gen.chat.v1 import chat_pb2_grpc, health_pb2_grpc as chat_health_pb2_grpc, history_pb2_grpc
+from chat_grpc._gen.gateway.v1 import gateway_pb2_grpc
+from chat_grpc.conversation.health import HealthReporter
+from chat_grpc.conversation.history import History
+from chat_grpc.conversation.pipeline import Conversation
+from chat_grpc.conversation.sessions import Sessions
+from chat_grpc.errors import ChatError
+from chat_grpc.llm import Provider
+from chat_grpc.llm.factory import choose
+from chat_grpc.retrieval.memvid import MemvidRetriever
+from chat_grpc.rpc.interceptor import ErrorInterceptor
+from chat_grpc.rpc.lifecycle import InFlight, serve_until_signalled
+from chat_grpc.rpc.reflection import add_reflection
+from chat_grpc.rpc.servicers import ChatServicer, HealthServicer, HistoryServicer
+from chat_grpc.settings import Settings
+from chat_grpc.storage.sqlite import SQLiteStorage
+from chat_grpc.telemetry import logs
+from gateway.servicer import GatewayServicer
+
+log = logs.get(__name__)
+
+SERVICES = ("chat.v1.ChatService", "chat.v1.HistoryService", "chat.v1.HealthService", "gateway.v1.GatewayService")
+READINESS_SECONDS = 2.0
+MAX_REQUEST_BYTES = 256 * 1024
+
+SERVER_OPTIONS = (
+    # Without this a second server on the same port would silently share it.
+    ("grpc.so_reuseport", 0),
+    # The longest message is 10,000 characters of at most 4 bytes.
+    ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+    # A client that vanished is noticed, and its answer cancelled, within half a minute.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # Clients may ping too, every 10 s and between calls.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.max_ping_strikes", 0),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything that the servicers call, built and open."""
+
+    provider: Provider
+    conversation: Conversation
+    history: History
+    reporter: HealthReporter
+
+
+@asynccontextmanager
+async def build(settings: Settings) -> AsyncIterator[Parts]:
+    """Build all parts; what was opened is closed in reverse order.
+
+    Raises:
+        StorageUnavailable: the database can't be opened.
+    """
+    async with AsyncExitStack() as stack:
+        storage = await SQLiteStorage.open(Path(settings.database_url.partition("///")[2]))
+        stack.push_async_callback(storage.close)
+        retriever = MemvidRetriever(settings.memvid_grpc_url, timeout=settings.memvid_timeout)
+        stack.push_async_callback(retriever.close)
+        provider = choose(settings)
+        stack.push_async_callback(provider.close)
+        sessions = Sessions(storage, ttl=settings.session_ttl, turns=settings.session_turns)
+        conversation = Conversation(
+            provider=provider,
+            retriever=retriever,
+            storage=storage,
+            sessions=sessions,
+            system_prompt=settings.system_prompt,
+        )
+        stack.push_async_callback(conversation.close)
+        yield Parts(
+            provider,
+            conversation,
+            History(storage, sessions),
+            HealthReporter(retriever=retriever, provider=provider, storage=storage, sessions=sessions),
+        )
+
+
+def bind(parts: Parts, address: str, in_flight: InFlight) -> tuple[grpc.aio.Server, health.aio.HealthServicer, int]:
+    """Make a server with every service on it, bound to an address.
+
+    Returns:
+        The server, not yet started; its health servicer; the port it is bound to.
+
+    Raises:
+        RuntimeError: the address is taken, or not one of this machine.
+    """
+    server = grpc.aio.server(interceptors=[ErrorInterceptor(in_flight)], options=SERVER_OPTIONS)
+    chat_pb2_grpc.add_ChatServiceServicer_to_server(ChatServicer(parts.conversation), server)
+    history_pb2_grpc.add_HistoryServiceServicer_to_server(HistoryServicer(parts.history), server)
+    chat_health_pb2_grpc.add_HealthServiceServicer_to_server(HealthServicer(parts.reporter), server)
+    gateway_pb2_grpc.add_GatewayServiceServicer_to_server(GatewayServicer(parts.conversation, parts.reporter), server)
+    health_servicer = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    add_reflection(server, (*SERVICES, health.SERVICE_NAME))
+    return server, health_servicer, server.add_insecure_port(address)
+
+
+async def serve(settings: Settings) -> int:
+    """Serve until a signal; return the exit code.
+
+    Raises:
+        ChatError: a part can't be opened.
+        RuntimeError: the address is taken.
+    """
+    address = f"{settings.grpc_host}:{settings.grpc_port}"
+    in_flight = InFlight()
+    async with build(settings) as parts:
+        server, health_servicer, port = bind(parts, address, in_flight)
+        tasks = [asyncio.ensure_future(_watch_readiness(parts.reporter, health_servicer))]
+
+        def ready() -> None:
+            log.info("serving", address=f"{settings.grpc_host}:{port}", version=__version__, model=parts.provider.name)
+            tasks.append(asyncio.ensure_future(parts.provider.open()))
+
+        try:
+            return await serve_until_signalled(
+                server,
+                health_servicer,
+                service_names=SERVICES,
+                drain_seconds=settings.drain_seconds,
+                ready=ready,
+                in_flight=in_flight,
+            )
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+def run(settings: Settings) -> int:
+    """Serve in this process until a signal; return the exit code."""
+    try:
+        return uvloop.run(serve(settings))
+    except ChatError as error:
+        sys.stderr.write(f"chat-grpc: {error.message}\n")
+    except RuntimeError:
+        sys.stderr.write(
+            f"chat-grpc: can't listen on {settings.grpc_host}:{settings.grpc_port}: another process holds the port, "
+            "or the address is not of this machine; set CHAT_GRPC_PORT or CHAT_GRPC_HOST\n"
+        )
+    return 1
+
+
+async def _watch_readiness(reporter: HealthReporter, health_servicer: health.aio.HealthServicer) -> None:
+    """Keep the services' readiness true: SERVING while messages can be kept. Liveness ("") is not touched."""
+    ready = True
+    while True:
+        await asyncio.sleep(READINESS_SECONDS)
+        if (now := await reporter.can_answer()) != ready:
+            ready = now
+            log.warning("readiness changed", ready=ready)
+            status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+            for name in SERVICES:
+                await health_servicer.set(name, status)

@@ -1,0 +1,98 @@
+"""Conversations: who holds one, what was said in it last, when it ends."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import deque
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from cachetools import TTLCache
+
+from chat_grpc.domain import Status
+from chat_grpc.errors import Forbidden, NotFound
+from chat_grpc.storage import Scope, Storage
+
+MAX_SESSIONS = 100_000
+"""Sessions kept in memory; beyond it the oldest are read from the history again when needed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A message and its whole answer."""
+
+    message: str
+    answer: str
+
+
+@dataclass(slots=True)
+class Session:
+    """One conversation of one user (or of nobody named: user_id "")."""
+
+    id: str
+    user_id: str
+    exchanges: deque[Exchange]
+
+
+class Sessions:
+    """The conversations that have not ended.
+
+    They are kept in memory; one that is not there (after a restart, say) is
+    read from the history, if its last message is not older than the TTL.
+
+    Args:
+        storage: the history.
+        ttl: seconds without a message after which a session ends.
+        turns: how many exchanges of a session are remembered.
+    """
+
+    def __init__(self, storage: Storage, *, ttl: float, turns: int) -> None:
+        self._storage = storage
+        self._ttl = timedelta(seconds=ttl)
+        self._turns = turns
+        self._live: TTLCache[str, Session] = TTLCache(MAX_SESSIONS, ttl, timer=time.monotonic)
+
+    def __len__(self) -> int:
+        self._live.expire()
+        return len(self._live)
+
+    async def open(self, session_id: str, user_id: str) -> Session:
+        """Return the session named, or a new one for "".
+
+        Raises:
+            NotFound: there is none of that name, or it has ended.
+            Forbidden: it is another user's.
+            StorageUnavailable: the history can't be read.
+        """
+        if not session_id:
+            session = Session(str(uuid.uuid4()), user_id, deque(maxlen=self._turns))
+        else:
+            known = session_id.lower()
+            session = self._live.get(known) or await self._restore(known)
+            if session.user_id != user_id:
+                raise Forbidden("the session belongs to another user", reason="SESSION_OF_ANOTHER_USER")
+        self._live[session.id] = session  # and so the TTL begins anew
+        return session
+
+    def forget(self, scope: Scope) -> None:
+        """Drop the sessions of a user, or one session, whose messages were deleted."""
+        if scope.session_id:
+            self._live.pop(scope.session_id.lower(), None)
+        else:
+            for session in [session for session in self._live.values() if session.user_id == scope.user_id]:
+                self._live.pop(session.id, None)
+
+    async def _restore(self, session_id: str) -> Session:
+        messages = await self._storage.list_messages(Scope(session_id=session_id), limit=max(self._turns, 1))
+        if not messages or datetime.now(UTC) - messages[0].created_at > self._ttl:
+            raise NotFound(
+                "there is no such session, or it has ended; leave session_id empty to begin a new one",
+                reason="SESSION_NOT_FOUND",
+            )
+        exchanges = (
+            Exchange(message.message, message.answer)
+            for message in reversed(messages)
+            if message.status is Status.COMPLETED
+        )
+        return Session(session_id, messages[0].user_id, deque(exchanges, maxlen=self._turns))

@@ -1,0 +1,144 @@
+"""The words that every part of the service speaks, free of transport and of storage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+
+class FinishReason(StrEnum):
+    """Why a model stopped. The values are OpenAI's."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CONTENT_FILTER = "content_filter"
+
+
+class Part(StrEnum):
+    """A part of the service that may be missing."""
+
+    RETRIEVAL = "retrieval"
+    LLM = "llm"
+    STORAGE = "storage"
+
+
+class Status(StrEnum):
+    """How a message ended (chat.v1.Message.Status says what each one means)."""
+
+    PENDING = "pending"
+    COMPLETED = "completed"
+    PARTIAL = "partial"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A piece of the memory that grounds an answer; ``score`` is 0 to 1."""
+
+    title: str
+    score: float
+    snippet: str
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What an answer cost, in tokens and US dollars; ``cost_usd`` is None when no price is known."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    cost_usd: float | None = None
+    estimated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatOptions:
+    """How one message is to be answered; None leaves a choice to the default."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    model: str = ""
+    retrieval: bool = True
+    top_k: int | None = None
+    filters: Mapping[str, str] = field(default_factory=dict)
+    skip_cache: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatRequest:
+    """One message of a user. Empty ids mean: anonymous, a new session."""
+
+    message: str
+    request_id: str
+    user_id: str = ""
+    session_id: str = ""
+    options: ChatOptions = field(default_factory=ChatOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The message was accepted and kept."""
+
+    message_id: str
+    session_id: str
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieved:
+    """The passages that the model is given, best first."""
+
+    passages: tuple[Passage, ...]
+    took_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The whole answer was written and kept. ``model`` is provider/model."""
+
+    message_id: str
+    session_id: str
+    model: str
+    created_at: datetime
+    finish_reason: FinishReason
+    usage: Usage
+    cached: bool = False
+    degraded: tuple[Part, ...] = ()
+
+
+Event = Started | Retrieved | str | Completed
+"""One event of an answer; a str is the next piece of its text, never empty."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """A user's message with its answer, as the history keeps it."""
+
+    id: str
+    user_id: str
+    session_id: str
+    request_id: str
+    message: str
+    created_at: datetime
+    answer: str = ""
+    status: Status = Status.PENDING
+    finish_reason: FinishReason | None = None
+    error_reason: str = ""
+    model: str = ""
+    usage: Usage | None = None
+    completed_at: datetime | None = None
+    cached: bool = False
+    degraded: tuple[Part, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SuggestedQuestion:
+    """A question worth asking."""
+
+    question: str
+    category: str = "general"

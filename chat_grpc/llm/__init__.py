@@ -1,0 +1,72 @@
+"""Having an answer written."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Protocol
+
+from chat_grpc.domain import FinishReason, Passage, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message of a prompt; ``role`` is OpenAI's: system, user or assistant."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """What a provider is asked to answer.
+
+    ``turns`` is all that a model is sent. ``question`` and ``passages`` repeat
+    what it was made from, for the provider that needs no model; ``passages`` is
+    None when the memory could not be reached.
+    """
+
+    turns: tuple[Turn, ...]
+    question: str
+    passages: tuple[Passage, ...] | None
+    model: str
+    max_tokens: int | None = None
+    temperature: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a provider's answer ended; ``usage`` is None when it reported none."""
+
+    finish_reason: FinishReason
+    usage: Usage | None
+
+
+class Provider(Protocol):
+    """Something that writes answers."""
+
+    name: str
+    """The first half of a model's full name, such as "openrouter"."""
+    default_model: str
+    """The model that answers when a request names none."""
+    models: frozenset[str]
+    """The models that a request may name."""
+
+    def stream(self, prompt: Prompt) -> AsyncGenerator[str | Ending, None]:
+        """Yield the answer's text as it arrives (never an empty str), then its Ending.
+
+        A stream that ends without Ending has not been answered. Closing the
+        generator at any point ends the upstream request.
+
+        Raises:
+            ModelError: the provider failed; what was yielded before stands.
+        """
+
+    async def open(self) -> None:
+        """Get ready for the first answer; called once the server serves. Not calling it only costs time later."""
+
+    async def ping(self) -> None:
+        """Return if the provider could be asked now; raise ModelError otherwise."""
+
+    async def close(self) -> None:
+        """Let go of connections."""

@@ -1,0 +1,77 @@
+"""The one table from errors to gRPC statuses, with google.rpc details."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyProto
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message as Proto
+from google.rpc import error_details_pb2
+from google.rpc.status_pb2 import Status
+
+from chat_grpc import errors
+
+DOMAIN = "chat-grpc"
+"""ErrorInfo.domain of every error of this service."""
+
+CODES: dict[type[errors.ChatError], grpc.StatusCode] = {
+    errors.ChatError: grpc.StatusCode.INTERNAL,
+    errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.NotFound: grpc.StatusCode.NOT_FOUND,
+    errors.Forbidden: grpc.StatusCode.PERMISSION_DENIED,
+    errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.Draining: grpc.StatusCode.UNAVAILABLE,
+    errors.StorageUnavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.RetrievalUnavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.ModelError: grpc.StatusCode.UNAVAILABLE,
+    errors.ModelUnavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.ModelBroke: grpc.StatusCode.UNAVAILABLE,
+    errors.ModelTimeout: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class WireStatus:
+    """A status as grpc.aio's ``context.abort`` takes it."""
+
+    code: grpc.StatusCode
+    message: str
+    trailers: tuple[tuple[str, str | bytes], ...]
+
+
+def to_status(error: errors.ChatError, request_id: str) -> WireStatus:
+    """Return the status of an error.
+
+    Details: ErrorInfo and RequestInfo always, BadRequest for field violations,
+    RetryInfo where waiting helps. Trailers repeat what HTTP clients look for,
+    since Envoy turns them into headers: x-request-id, and retry-after in whole
+    seconds.
+    """
+    code = CODES[type(error)]
+    details: list[Proto] = [
+        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata),
+        error_details_pb2.RequestInfo(request_id=request_id),
+    ]
+    trailers: list[tuple[str, str | bytes]] = [("x-request-id", request_id)]
+    if isinstance(error, errors.InvalidRequest):
+        violations = [
+            error_details_pb2.BadRequest.FieldViolation(field=fault.field, description=fault.description)
+            for fault in error.violations
+        ]
+        details.append(error_details_pb2.BadRequest(field_violations=violations))
+    if error.retry_after is not None:
+        delay = Duration()
+        delay.FromNanoseconds(int(error.retry_after * 1e9))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+        trailers.append(("retry-after", str(math.ceil(error.retry_after))))
+    packed = []
+    for detail in details:
+        packed.append(AnyProto())
+        packed[-1].Pack(detail)
+    number: int = code.value[0]
+    status = Status(code=number, message=error.message, details=packed)
+    trailers.append(("grpc-status-details-bin", status.SerializeToString()))
+    return WireStatus(code, error.message, tuple(trailers))

@@ -1,0 +1,135 @@
+"""What every call shares: its id, its decoding, and the form of its errors."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeAlias
+
+import grpc
+from google.protobuf.message import Message
+
+from chat_grpc import errors
+from chat_grpc.rpc.decoding import Undecodable, tolerant
+from chat_grpc.rpc.errors import to_status
+from chat_grpc.rpc.lifecycle import InFlight
+from chat_grpc.telemetry import context as call
+from chat_grpc.telemetry import logs
+
+log = logs.get(__name__)
+
+# In quotes, because these classes take parameters only in their type stubs.
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+MAX_REQUEST_ID = 128
+
+
+class ErrorInterceptor(grpc.aio.ServerInterceptor):
+    """Turns errors into statuses, and lets nothing else of an exception out.
+
+    ChatError becomes the status of rpc/errors.py. Anything unexpected is logged
+    with the request id, and the client gets INTERNAL with that id and nothing
+    of the exception. Calls are counted in ``in_flight``; health and reflection
+    pass by untouched, so that a drain does not wait for them.
+    """
+
+    def __init__(self, in_flight: InFlight) -> None:
+        self._in_flight = in_flight
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """Return the method's handler, wrapped."""
+        handler = await continuation(handler_call_details)
+        if handler is None or handler_call_details.method.startswith("/grpc."):
+            return handler
+        metadata = dict(handler_call_details.invocation_metadata or ())
+        decode = tolerant(handler.request_deserializer)
+        if handler.unary_unary is not None:
+            behaviour = self._unary(handler.unary_unary, metadata)
+            return grpc.unary_unary_rpc_method_handler(behaviour, decode, handler.response_serializer)
+        behaviour = self._stream(handler.unary_stream, metadata)
+        return grpc.unary_stream_rpc_method_handler(behaviour, decode, handler.response_serializer)
+
+    def _unary(
+        self, method: Callable[[Any, Context], Awaitable[Message]], metadata: dict[str, Any]
+    ) -> Callable[[Any, Context], Awaitable[Message]]:
+        async def behaviour(request: Any, context: Context) -> Message:
+            with self._in_flight:
+                request_id = _begin(metadata)
+                try:
+                    _check(request)
+                    return await method(request, context)
+                except BaseException as error:  # noqa: BLE001 (every end is decided in one place)
+                    failure = _failure(error)
+                return await _abort(context, failure, request_id)
+
+        return behaviour
+
+    def _stream(
+        self, method: Callable[[Any, Context], AsyncIterator[Message]], metadata: dict[str, Any]
+    ) -> Callable[[Any, Context], Awaitable[None]]:
+        async def behaviour(request: Any, context: Context) -> None:
+            with self._in_flight:
+                request_id = _begin(metadata)
+                try:
+                    _check(request)
+                    # Writing here, rather than yielding to grpc.aio, spares a
+                    # generator on the way of every token.
+                    stream = method(request, context)
+                    try:
+                        async for response in stream:
+                            await context.write(response)
+                    finally:
+                        await stream.aclose()  # type: ignore[attr-defined]  # servicers are async generators
+                    return
+                except BaseException as error:  # noqa: BLE001 (every end is decided in one place)
+                    failure = _failure(error)
+                await _abort(context, failure, request_id)
+
+        return behaviour
+
+
+def _begin(metadata: dict[str, Any]) -> str:
+    """Name the call: by the caller's x-request-id if it is fit to be logged, else anew."""
+    given = metadata.get("x-request-id", "")
+    request_id = given if is_request_id(given) else uuid.uuid4().hex
+    call.set_request_id(request_id)
+    return request_id
+
+
+def is_request_id(text: str) -> bool:
+    """Tell whether a text is 1 to 128 visible ASCII characters."""
+    return 0 < len(text) <= MAX_REQUEST_ID and text.isascii() and text.isprintable() and " " not in text
+
+
+def _check(request: Any) -> None:
+    if isinstance(request, Undecodable):
+        raise errors.InvalidRequest(request.violations)
+
+
+def _failure(error: BaseException) -> errors.ChatError:
+    """Return what the client is told of an exception; raise it again if nobody is there to be told."""
+    if isinstance(error, errors.ChatError):
+        if isinstance(error, errors.Unavailable):
+            log.warning("call failed", reason=error.reason, **error.metadata)
+        return error
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise error
+        # Raised inside the handler while the client still waits: grpc.aio
+        # would leave it waiting until its deadline.
+    elif not isinstance(error, Exception):
+        raise error
+    log.error("unexpected exception", exc_info=error)
+    return errors.ChatError("internal error; the server's log says more under this request id")
+
+
+async def _abort(context: Context, failure: errors.ChatError, fallback_id: str) -> Any:
+    status = to_status(failure, call.request_id() or fallback_id)
+    await context.abort(status.code, status.message, status.trailers)

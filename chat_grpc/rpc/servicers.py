@@ -1,0 +1,82 @@
+"""chat.v1: convert in, call, convert out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from chat_grpc._gen.chat.v1 import (
+    chat_pb2,
+    chat_pb2_grpc,
+    health_pb2,
+    health_pb2_grpc,
+    history_pb2,
+    history_pb2_grpc,
+)
+from chat_grpc.conversation.health import HealthReporter
+from chat_grpc.conversation.history import History
+from chat_grpc.conversation.pipeline import Conversation
+from chat_grpc.rpc import convert
+from chat_grpc.rpc.interceptor import Context
+
+
+class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
+    """chat.v1.ChatService over a Conversation."""
+
+    def __init__(self, conversation: Conversation) -> None:
+        self._conversation = conversation
+
+    async def Chat(self, request: chat_pb2.ChatRequest, context: Context) -> AsyncGenerator[chat_pb2.ChatResponse, None]:  # noqa: N802 (the method's name in the proto)
+        """Answer one message."""
+        response, delta = chat_pb2.ChatResponse, chat_pb2.Delta
+        async with aclosing(self._conversation.chat(convert.chat_request(request))) as events:
+            async for event in events:
+                if isinstance(event, str):
+                    yield response(delta=delta(text=event))
+                else:
+                    yield convert.event(event)
+
+    async def ListSuggestedQuestions(  # noqa: N802 (the method's name in the proto)
+        self, request: chat_pb2.ListSuggestedQuestionsRequest, context: Context
+    ) -> chat_pb2.ListSuggestedQuestionsResponse:
+        """List questions worth asking."""
+        questions = await self._conversation.suggested_questions()
+        return chat_pb2.ListSuggestedQuestionsResponse(
+            questions=[chat_pb2.SuggestedQuestion(question=item.question, category=item.category) for item in questions]
+        )
+
+
+class HistoryServicer(history_pb2_grpc.HistoryServiceServicer):
+    """chat.v1.HistoryService over a History."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+
+    async def ListMessages(  # noqa: N802 (the method's name in the proto)
+        self, request: history_pb2.ListMessagesRequest, context: Context
+    ) -> history_pb2.ListMessagesResponse:
+        """List a page of messages."""
+        page = await self._history.list_messages(
+            request.user_id, request.session_id, page_size=request.page_size, page_token=request.page_token
+        )
+        return history_pb2.ListMessagesResponse(
+            messages=[convert.message(item) for item in page.messages], next_page_token=page.next_page_token
+        )
+
+    async def DeleteMessages(  # noqa: N802 (the method's name in the proto)
+        self, request: history_pb2.DeleteMessagesRequest, context: Context
+    ) -> history_pb2.DeleteMessagesResponse:
+        """Delete the messages of a user or of a session."""
+        deleted = await self._history.delete_messages(request.user_id, request.session_id)
+        return history_pb2.DeleteMessagesResponse(deleted_count=deleted)
+
+
+class HealthServicer(health_pb2_grpc.HealthServiceServicer):
+    """chat.v1.HealthService over a HealthReporter."""
+
+    def __init__(self, reporter: HealthReporter) -> None:
+        self._reporter = reporter
+
+    async def GetHealth(self, request: health_pb2.GetHealthRequest, context: Context) -> health_pb2.GetHealthResponse:  # noqa: N802 (the method's name in the proto)
+        """Tell the state of each part."""
+        return convert.health(await self._reporter.report())

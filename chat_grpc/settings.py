@@ -1,0 +1,203 @@
+"""Every setting, read from the environment once at start, all faults reported together.
+
+msgspec converts the values. pydantic-settings would do the same, but importing
+it takes a third of a second, a third of what a start may take.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+PREFIX = "CHAT_"
+
+
+class Secret:
+    """A text that shows itself only when asked to; ``repr`` and ``str`` hide it."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __bool__(self) -> bool:
+        return bool(self._text)
+
+    def __repr__(self) -> str:
+        return "Secret('***')" if self._text else "Secret('')"
+
+    def reveal(self) -> str:
+        """Return the text itself."""
+        return self._text
+
+
+class SettingsError(Exception):
+    """Settings are faulty; the text names every one of them, what was wrong and an example that works."""
+
+    def __init__(self, faults: list[str]) -> None:
+        self.faults = faults
+        word = "setting is" if len(faults) == 1 else "settings are"
+        super().__init__(f"{len(faults)} {word} faulty:\n" + "\n".join(f"  {fault}" for fault in faults))
+
+
+def setting(default: Any, help: str, *, example: str, aliases: tuple[str, ...] = ()) -> Any:  # noqa: A002 (argparse's word)
+    """Declare a setting: its default, what it is for, a value that works, other names for it."""
+    return dataclasses.field(default=default, metadata={"help": help, "example": example, "aliases": aliases})
+
+
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Seconds = Annotated[float, Meta(gt=0, le=86400)]
+Host = Annotated[str, Meta(pattern=r"^[A-Za-z0-9.:_-]+$")]
+Target = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:\[\]-]+:[0-9]{1,5}$")]
+HttpUrl = Annotated[str, Meta(pattern=r"^(https?://[^\s/]+[^\s]*)?$")]
+DatabaseUrl = Annotated[str, Meta(pattern=r"^sqlite(\+aiosqlite)?:///.+$")]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """The settings of every process. ``load`` reads them from the environment."""
+
+    llm_provider: Literal["", "gemini", "openrouter", "openai", "local", "extractive"] = setting(
+        "",
+        "who writes the answers: gemini, openrouter, openai, local or extractive; "
+        "unset: the first of gemini, openrouter and openai that has a key, else extractive",
+        example="gemini",
+    )
+    llm_model: str = setting("", "the default model; unset: the provider's", aliases=("LLM_MODEL",), example="gpt-5-mini")
+    llm_models: str = setting("", "further models that requests may name, comma-separated", example="gpt-5,gpt-5-nano")
+    llm_base_url: HttpUrl = setting(
+        "",
+        "where the OpenAI wire format is spoken, for the providers openai and local",
+        example="http://127.0.0.1:8000/v1",
+    )
+    llm_api_key: Secret = setting(Secret(""), "the key for llm_base_url; local servers need none", example="sk-...")
+    gemini_api_key: Secret = setting(Secret(""), "the key of Google's Gemini API", example="AIza...")
+    openrouter_api_key: Secret = setting(
+        Secret(""), "the key of OpenRouter", aliases=("OPENROUTER_API_KEY",), example="sk-or-..."
+    )
+    llm_first_token_timeout: Seconds = setting(30.0, "seconds to the first piece of text", example="30")
+    llm_idle_timeout: Seconds = setting(15.0, "seconds between two pieces of text", example="15")
+    llm_timeout: Seconds = setting(300.0, "seconds in total for one answer", example="300")
+    system_prompt: str = setting(
+        "", "what the model is told to be; unset: a built-in text", example="You are a patient librarian."
+    )
+    session_ttl: Seconds = setting(
+        1800.0, "seconds without a message after which a session ends", aliases=("SESSION_TTL",), example="1800"
+    )
+    session_turns: Annotated[int, Meta(ge=0, le=100)] = setting(
+        10, "how many earlier messages of a session the model is given", example="10"
+    )
+    database_url: DatabaseUrl = setting(
+        "sqlite+aiosqlite:///./data/chat.db", "where messages are kept", example="sqlite+aiosqlite:///./data/chat.db"
+    )
+    memvid_grpc_url: Target = setting(
+        "localhost:50051",
+        "the memvid service, host:port; `chat-grpc memvid` listens there",
+        aliases=("MEMVID_GRPC_URL",),
+        example="localhost:50051",
+    )
+    memvid_timeout: Seconds = setting(2.0, "seconds that looking for passages may take", example="2")
+    memvid_file: Annotated[str, Meta(min_length=1)] = setting(
+        "./data/memory.mv2",
+        "the file that `chat-grpc memvid` serves",
+        aliases=("MEMVID_FILE_PATH",),
+        example="./data/memory.mv2",
+    )
+    grpc_host: Host = setting("127.0.0.1", "the address the server listens on", example="127.0.0.1")
+    grpc_port: Port = setting(50052, "the port the server listens on", example="50052")
+    http_host: Host = setting("127.0.0.1", "the address Envoy listens on", example="127.0.0.1")
+    http_port: Port = setting(3000, "the port Envoy listens on", aliases=("PORT",), example="3000")
+    drain_seconds: Annotated[float, Meta(ge=0, le=3600)] = setting(
+        30.0, "seconds that open streams get to finish when the server stops", example="30"
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = setting(
+        "INFO", "how much is logged: DEBUG, INFO, WARNING or ERROR", aliases=("LOG_LEVEL",), example="INFO"
+    )
+    log_format: Literal["json", "text"] = setting(
+        "json", "json (one object a line) or text (for people)", example="text"
+    )
+
+
+def load(environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings. A variable that is empty counts as unset; the CHAT_ name goes before its aliases.
+
+    Raises:
+        SettingsError: naming every faulty setting.
+    """
+    values: dict[str, Any] = {}
+    faults: list[str] = []
+    hints = typing.get_type_hints(Settings, include_extras=True)
+    for field in dataclasses.fields(Settings):
+        name = next((name for name in names(field) if environ.get(name, "").strip()), None)
+        if name is None:
+            continue
+        text = environ[name].strip()
+        if hints[field.name] is Secret:
+            values[field.name] = Secret(text)
+            continue
+        if _is_choice(hints[field.name]) and field.name == "log_level":
+            text = text.upper()
+        try:
+            values[field.name] = msgspec.convert(text, hints[field.name], strict=False)
+        except msgspec.ValidationError:
+            faults.append(f"{name}={text!r}: {_rule(hints[field.name])} ({field.metadata['help']}), "
+                          f"for example {name}={field.metadata['example']}")
+    if not faults:
+        settings = Settings(**values)
+        faults.extend(_contradictions(settings))
+        if not faults:
+            return settings
+    raise SettingsError(faults)
+
+
+def names(field: dataclasses.Field[Any]) -> Iterator[str]:
+    """Yield the variables that set a field, the canonical one first."""
+    yield PREFIX + field.name.upper()
+    yield from field.metadata["aliases"]
+
+
+def unknown(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Return the CHAT_ variables that are no setting: most likely misspelt."""
+    known = {name for field in dataclasses.fields(Settings) for name in names(field)}
+    return sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
+
+
+def _contradictions(settings: Settings) -> Iterator[str]:
+    """Yield the faults that no single value has."""
+    missing = {
+        "gemini": ("CHAT_GEMINI_API_KEY=AIza...", bool(settings.gemini_api_key)),
+        "openrouter": ("CHAT_OPENROUTER_API_KEY=sk-or-...", bool(settings.openrouter_api_key)),
+        "openai": ("CHAT_LLM_API_KEY=sk-...", bool(settings.llm_api_key or settings.llm_base_url)),
+        "local": ("CHAT_LLM_BASE_URL=http://127.0.0.1:8000/v1", bool(settings.llm_base_url)),
+    }
+    example, given = missing.get(settings.llm_provider, ("", True))
+    if not given:
+        yield f"CHAT_LLM_PROVIDER={settings.llm_provider!r}: needs another setting beside it, for example {example}"
+
+
+def _is_choice(hint: Any) -> bool:
+    return typing.get_origin(hint) is Literal
+
+
+def _rule(hint: Any) -> str:
+    """Say in words which values a type takes."""
+    if _is_choice(hint):
+        return "must be one of " + ", ".join(choice or "(unset)" for choice in typing.get_args(hint))
+    kind, *metas = typing.get_args(hint) if typing.get_origin(hint) is Annotated else (hint,)
+    word = {int: "a whole number", float: "a number"}.get(kind, "a text")
+    parts = [f"must be {word}"]
+    for meta in metas:
+        for attribute, phrase in (("ge", "at least"), ("gt", "more than"), ("le", "at most")):
+            bound = getattr(meta, attribute)
+            if bound is not None:
+                parts.append(f"{phrase} {bound}")
+        if meta.pattern is not None:
+            parts.append("of the form of the example")
+    return " ".join(parts[:2]) + "".join(f", {part}" for part in parts[2:])

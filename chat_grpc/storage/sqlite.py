@@ -1,0 +1,232 @@
+"""The history in one SQLite file."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import aiosqlite
+
+from chat_grpc.domain import FinishReason, Message, Part, Status, Usage
+from chat_grpc.errors import StorageUnavailable
+from chat_grpc.storage import Cursor, Scope
+from chat_grpc.storage.migrate import migrate
+from chat_grpc.telemetry import logs
+
+log = logs.get(__name__)
+
+BUSY_MILLISECONDS = 2000
+"""How long a write waits for another process that holds the database."""
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+COLUMNS = (
+    "id", "user_id", "session_id", "request_id", "message", "answer", "status", "finish_reason", "error_reason",
+    "model", "prompt_tokens", "completion_tokens", "total_tokens", "cost_usd", "estimated", "cached", "degraded",
+    "created_at", "completed_at",
+)  # fmt: skip
+SETTLED = COLUMNS[COLUMNS.index("answer") : COLUMNS.index("created_at")] + ("completed_at",)
+
+# Only names of columns, written above, are put into these texts.
+INSERT = f"INSERT INTO messages ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608
+SETTLE = f"UPDATE messages SET {', '.join(f'{column} = ?' for column in SETTLED)} WHERE id = ?"  # noqa: S608
+SELECT = f"SELECT {', '.join(COLUMNS)} FROM messages"  # noqa: S608
+
+
+class SQLiteStorage:
+    """A history in one file; ``open`` makes one.
+
+    WAL lets readers go on while a message is written. With synchronous=NORMAL
+    what was kept survives the death of the process at any moment (a power cut
+    may take the last messages); each statement is its own transaction, so no
+    half of one is ever kept. A second connection reads, so that a long list
+    does not stand in the way of an answer.
+    """
+
+    def __init__(self, path: Path, writer: aiosqlite.Connection, reader: aiosqlite.Connection) -> None:
+        self._path = path
+        self._writer = writer
+        self._reader = reader
+
+    @classmethod
+    async def open(cls, path: Path) -> SQLiteStorage:
+        """Open the file, make it if need be, bring its schema up to date, mark what a dead server left.
+
+        Raises:
+            StorageUnavailable: the file can't be made, or is no database of ours.
+        """
+        connections: list[aiosqlite.Connection] = []
+        try:
+            await asyncio.to_thread(path.parent.mkdir, parents=True, exist_ok=True)
+            for _ in range(2):
+                connection = await aiosqlite.connect(path, isolation_level=None)
+                connections.append(connection)
+                await connection.execute(f"PRAGMA busy_timeout = {BUSY_MILLISECONDS}")
+                await connection.execute("PRAGMA journal_mode = WAL")
+                await connection.execute("PRAGMA synchronous = NORMAL")
+                if len(connections) == 1:
+                    await migrate(connection)
+            storage = cls(path, *connections)
+            await storage._interrupt_pending()
+        except (OSError, sqlite3.Error) as error:
+            for connection in connections:
+                await connection.close()
+            raise StorageUnavailable(
+                f"the database {path} can't be opened ({_cause(error)}); check CHAT_DATABASE_URL"
+            ) from error
+        return storage
+
+    async def close(self) -> None:
+        """Finish what was begun and close the file."""
+        await self._writer.close()
+        await self._reader.close()
+
+    async def add(self, message: Message) -> None:
+        """Insert the row; see Storage."""
+        async with self._guard("keep a message"):
+            await self._writer.execute(INSERT, [_row(message)[column] for column in COLUMNS])
+
+    async def settle(self, message: Message) -> None:
+        """Update the row; see Storage."""
+        async with self._guard("keep an answer"):
+            row = _row(message)
+            await self._writer.execute(SETTLE, [*(row[column] for column in SETTLED), message.id])
+
+    async def list_messages(self, scope: Scope, *, limit: int, before: Cursor | None = None) -> list[Message]:
+        """Read one page by the index of the scope; see Storage."""
+        where, values = _where(scope)
+        if before is not None:
+            where += " AND (created_at, id) < (?, ?)"
+            values += (_micros(before.created_at), before.id)
+        query = f"{SELECT} WHERE {where} ORDER BY created_at DESC, id DESC LIMIT ?"
+        async with self._guard("read messages"):
+            rows = await self._reader.execute_fetchall(query, (*values, limit))
+        return [_message(row) for row in rows]
+
+    async def delete_messages(self, scope: Scope) -> int:
+        """Delete the rows of the scope; see Storage."""
+        where, values = _where(scope)
+        async with self._guard("delete messages"):
+            cursor = await self._writer.execute(f"DELETE FROM messages WHERE {where}", values)  # noqa: S608 (see _where)
+            return cursor.rowcount
+
+    async def ping(self) -> None:
+        """Take the write lock and give it back; see Storage."""
+        async with self._guard("be written to"):
+            await self._writer.executescript("BEGIN IMMEDIATE; ROLLBACK")
+
+    async def _interrupt_pending(self) -> None:
+        """Mark what a server that died left unfinished."""
+        cursor = await self._writer.execute(
+            "UPDATE messages SET status = ?, error_reason = 'SERVER_DIED', completed_at = ? WHERE status = ?",
+            (Status.INTERRUPTED, _micros(datetime.now(UTC)), Status.PENDING),
+        )
+        if cursor.rowcount:
+            log.warning("messages were interrupted when the server died", count=cursor.rowcount)
+
+    @asynccontextmanager
+    async def _guard(self, doing: str) -> AsyncIterator[None]:
+        """Turn every fault of the database into StorageUnavailable."""
+        try:
+            yield
+        except (sqlite3.Error, ValueError) as error:
+            # aiosqlite raises ValueError once the connection is closed.
+            log.error("storage failed", doing=doing, cause=_cause(error))
+            raise StorageUnavailable(
+                f"the database can't {doing} now ({_cause(error)})", metadata={"store": "sqlite"}
+            ) from error
+
+
+def _cause(error: Exception) -> str:
+    """Say in words what SQLite or the system reported, without quoting it."""
+    name = getattr(error, "sqlite_errorname", "")
+    for prefix, words in (
+        ("SQLITE_BUSY", "another process holds it"),
+        ("SQLITE_LOCKED", "another process holds it"),
+        ("SQLITE_FULL", "the disk is full"),
+        ("SQLITE_IOERR", "the disk failed or is full"),
+        ("SQLITE_READONLY", "it is read-only"),
+        ("SQLITE_CANTOPEN", "the file can't be opened"),
+        ("SQLITE_NOTADB", "the file is not a database"),
+        ("SQLITE_CORRUPT", "the file is damaged"),
+    ):
+        if name.startswith(prefix):
+            return words
+    if isinstance(error, OSError):
+        return error.strerror or "system error"
+    return name or "closed"
+
+
+def _where(scope: Scope) -> tuple[str, tuple[Any, ...]]:
+    """Return the condition of a scope, with its values apart."""
+    if scope.user_id:
+        return "user_id = ? AND user_id <> ''", (scope.user_id,)
+    return "session_id = ?", (scope.session_id,)
+
+
+def _micros(moment: datetime) -> int:
+    return (moment - EPOCH) // timedelta(microseconds=1)
+
+
+def _moment(micros: int) -> datetime:
+    return EPOCH + timedelta(microseconds=micros)
+
+
+def _row(message: Message) -> dict[str, Any]:
+    usage = message.usage
+    return {
+        "id": message.id,
+        "user_id": message.user_id,
+        "session_id": message.session_id,
+        "request_id": message.request_id,
+        "message": message.message,
+        "answer": message.answer,
+        "status": message.status,
+        "finish_reason": message.finish_reason,
+        "error_reason": message.error_reason,
+        "model": message.model,
+        "prompt_tokens": usage and usage.prompt_tokens,
+        "completion_tokens": usage and usage.completion_tokens,
+        "total_tokens": usage and usage.total_tokens,
+        "cost_usd": usage and usage.cost_usd,
+        "estimated": usage and usage.estimated,
+        "cached": message.cached,
+        "degraded": ",".join(message.degraded),
+        "created_at": _micros(message.created_at),
+        "completed_at": message.completed_at and _micros(message.completed_at),
+    }
+
+
+def _message(values: Sequence[Any]) -> Message:
+    row = dict(zip(COLUMNS, values, strict=True))
+    usage = None
+    if row["total_tokens"] is not None:
+        usage = Usage(
+            row["prompt_tokens"],
+            row["completion_tokens"],
+            row["total_tokens"],
+            row["cost_usd"],
+            estimated=bool(row["estimated"]),
+        )
+    return Message(
+        id=row["id"],
+        user_id=row["user_id"],
+        session_id=row["session_id"],
+        request_id=row["request_id"],
+        message=row["message"],
+        created_at=_moment(row["created_at"]),
+        answer=row["answer"],
+        status=Status(row["status"]),
+        finish_reason=row["finish_reason"] and FinishReason(row["finish_reason"]),
+        error_reason=row["error_reason"],
+        model=row["model"],
+        usage=usage,
+        completed_at=None if row["completed_at"] is None else _moment(row["completed_at"]),
+        cached=bool(row["cached"]),
+        degraded=tuple(Part(part) for part in row["degraded"].split(",") if part),
+    )
