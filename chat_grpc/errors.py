@@ -20,6 +20,7 @@ of a foreign exception.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -93,9 +94,21 @@ class Draining(Unavailable):
     """This server is stopping; another one, or this one later, will answer."""
 
     default_reason = "DRAINING"
+    cancel_message: ClassVar[str] = "draining"
+    """What a call's task is cancelled with when its time to finish is over."""
 
     def __init__(self) -> None:
         super().__init__("the server is stopping; try again")
+
+    @classmethod
+    def ended(cls, error: BaseException) -> bool:
+        """Tell whether a cancellation is a drain's, and if so take it back from the task, which goes on to say so."""
+        if not isinstance(error, asyncio.CancelledError) or error.args != (cls.cancel_message,):
+            return False
+        task = asyncio.current_task()
+        if task is not None:
+            task.uncancel()
+        return True
 
 
 class StorageUnavailable(Unavailable):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import struct
 from collections.abc import Iterator
@@ -106,5 +105,5 @@ def _read_token(token: str, scope: Scope) -> Cursor | None:
         if hashlib.sha256(raw).digest()[:4] != seal or digest != _digest(scope):
             return None
         return Cursor(_EPOCH + timedelta(microseconds=micros), raw[_CHECK.size :].decode())
-    except (binascii.Error, struct.error, UnicodeError, OverflowError):
+    except (ValueError, struct.error, OverflowError):
         return None

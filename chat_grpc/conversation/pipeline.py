@@ -24,7 +24,7 @@ from chat_grpc.domain import (
     SuggestedQuestion,
     Usage,
 )
-from chat_grpc.errors import ChatError, ModelBroke, NotFound, RetrievalUnavailable
+from chat_grpc.errors import ChatError, Draining, ModelBroke, NotFound, RetrievalUnavailable
 from chat_grpc.llm import Ending, Prompt, Provider
 from chat_grpc.llm.tokens import estimate
 from chat_grpc.retrieval import Retriever
@@ -108,8 +108,11 @@ class Conversation:
                         ending = piece
             yield await self._complete(answer, ending)
         except BaseException as error:
+            fault = Draining() if Draining.ended(error) else error
             if answer.message.status is Status.PENDING:
-                await self._settle_failure(answer, error)
+                await self._settle_failure(answer, fault)
+            if fault is not error:
+                raise fault from None
             raise
         finally:
             searching.cancel()

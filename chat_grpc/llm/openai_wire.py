@@ -57,11 +57,10 @@ class _Usage(msgspec.Struct):
 class _Chunk(msgspec.Struct):
     choices: list[_Choice] | None = None
     usage: _Usage | None = None
-    error: msgspec.Raw | None = None
+    error: Any = None
 
 
 _decode = msgspec.json.Decoder(_Chunk).decode
-_NULL = msgspec.Raw(b"null")
 
 
 class OpenAIWire:
@@ -167,6 +166,8 @@ class OpenAIWire:
                         watchdog.arrived()
                     if text:
                         yield text
+                    if answer.failure is not None:
+                        raise answer.failure
                     if answer.done:
                         break
             yield self._ending(answer)
@@ -182,32 +183,30 @@ class OpenAIWire:
 
     def _take(self, answer: _Answer, chunk: bytes) -> str:
         """Return the text that a read brought, and note in ``answer`` what else it said."""
-        try:
-            events = answer.decoder.feed(chunk)
-        except LineTooLong:
-            raise self._broke("did not send an event stream", "MODEL_PROTOCOL") from None
         text = ""
-        for event in events:
-            if event == b"[DONE]":
-                answer.done = True
-                break
-            try:
+        try:
+            for event in answer.decoder.feed(chunk):
+                if event == b"[DONE]":
+                    answer.done = True
+                    break
                 message = _decode(event)
-            except msgspec.DecodeError:
-                raise self._broke("sent an event that is not the OpenAI wire format", "MODEL_PROTOCOL") from None
-            if message.error is not None and message.error != _NULL:
-                raise self._broke("reported an error in the middle of the answer", "MODEL_ERROR")
-            if message.usage is not None:
-                answer.usage = message.usage
-            if message.choices:
-                choice = message.choices[0]
-                if choice.finish_reason is not None:
-                    answer.finish_reason = choice.finish_reason
-                if (delta := choice.delta) is not None:
-                    if delta.content:
-                        text += delta.content
-                    elif delta.reasoning or delta.reasoning_content:
-                        answer.alive = True
+                if message.error is not None:
+                    answer.failure = self._broke("reported an error in the middle of the answer", "MODEL_ERROR")
+                    break
+                if message.usage is not None:
+                    answer.usage = message.usage
+                if message.choices:
+                    choice = message.choices[0]
+                    if choice.finish_reason is not None:
+                        answer.finish_reason = choice.finish_reason
+                    if (delta := choice.delta) is not None:
+                        if delta.content:
+                            text += delta.content
+                        elif delta.reasoning or delta.reasoning_content:
+                            answer.alive = True
+        except (LineTooLong, msgspec.DecodeError):
+            # Not raised here: the text that came before it is the reader's.
+            answer.failure = self._broke("sent what is not the OpenAI wire format", "MODEL_PROTOCOL")
         if text:
             answer.alive = answer.has_text = True
         return text
@@ -220,18 +219,12 @@ class OpenAIWire:
             raise self._broke("reported an error in the middle of the answer", "MODEL_ERROR")
         if not answer.has_text and reason != "content_filter":
             raise self._broke("sent an empty answer", "MODEL_EMPTY")
-        usage = answer.usage
-        return Ending(
-            # Reasons beyond OpenAI's three are other servers' words for a natural end.
-            FINISH_REASONS.get(reason, FinishReason.STOP),
-            usage
-            and Usage(
-                usage.prompt_tokens,
-                usage.completion_tokens,
-                usage.total_tokens or usage.prompt_tokens + usage.completion_tokens,
-                usage.cost,
-            ),
-        )
+        usage = None
+        if (counts := answer.usage) is not None:
+            total = counts.total_tokens or counts.prompt_tokens + counts.completion_tokens
+            usage = Usage(counts.prompt_tokens, counts.completion_tokens, total, counts.cost)
+        # Reasons beyond OpenAI's three are other servers' words for a natural end.
+        return Ending(FINISH_REASONS.get(reason, FinishReason.STOP), usage)
 
     async def _request(self, method: str, path: str, **kwargs: Any) -> aiohttp.ClientResponse:
         """Send a request and return its response if it is a success.
@@ -286,13 +279,14 @@ class OpenAIWire:
 class _Answer:
     """What has been learnt of an answer while it is read."""
 
-    __slots__ = ("alive", "decoder", "done", "finish_reason", "has_text", "usage")
+    __slots__ = ("alive", "decoder", "done", "failure", "finish_reason", "has_text", "usage")
 
     def __init__(self) -> None:
         self.decoder = SSEDecoder()
         self.alive = False
         self.has_text = False
         self.done = False
+        self.failure: ModelError | None = None
         self.finish_reason: str | None = None
         self.usage: _Usage | None = None
 
@@ -317,7 +311,7 @@ async def _read_to_end(response: aiohttp.ClientResponse) -> None:
         async with asyncio.timeout(LINGER_SECONDS):
             while not response.content.at_eof():
                 await response.content.readany()
-    except (TimeoutError, *_client_error()):
+    except _client_error():  # TimeoutError is an OSError
         return
 
 

@@ -7,8 +7,9 @@ far is a string field that is not UTF-8, and then the caller is told which one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
@@ -27,13 +28,13 @@ class Undecodable:
         self.violations = violations
 
 
-def tolerant(from_string: Callable[[bytes], Message]) -> Callable[[bytes], Message | Undecodable]:
+def tolerant(from_string: Callable[[bytes], Any]) -> Callable[[bytes], Message | Undecodable]:
     """Return a deserializer that returns Undecodable where ``from_string`` raises DecodeError."""
     owner: type[Message] = from_string.__self__  # type: ignore[attr-defined]  # generated code passes Message.FromString
 
     def decode(raw: bytes) -> Message | Undecodable:
         try:
-            return from_string(raw)
+            message: Message = from_string(raw)
         except DecodeError:
             name = owner.DESCRIPTOR.full_name
             broken = [
@@ -41,15 +42,16 @@ def tolerant(from_string: Callable[[bytes], Message]) -> Callable[[bytes], Messa
                 for path in _broken_texts(raw, owner.DESCRIPTOR, "")
             ]
             return Undecodable(tuple(broken) or (Violation("", f"the bytes are not a {name}"),))
+        return message
 
     return decode
 
 
-def _broken_texts(raw: bytes, descriptor: Descriptor, prefix: str) -> Iterator[str]:
+def _broken_texts(raw: bytes, descriptor: Any, prefix: str) -> Iterator[str]:
     """Yield the paths of string fields in ``raw`` that are not UTF-8."""
     try:
         # A message without fields keeps every field as unknown, undecoded.
-        fields = UnknownFieldSet(Empty.FromString(raw))
+        fields: Any = UnknownFieldSet(Empty.FromString(raw))
     except DecodeError:
         return
     for item in fields:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeAlias
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -22,6 +23,8 @@ log = logs.get(__name__)
 # In quotes, because these classes take parameters only in their type stubs.
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+T = TypeVar("T")
 
 MAX_REQUEST_ID = 128
 
@@ -48,50 +51,70 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         if handler is None or handler_call_details.method.startswith("/grpc."):
             return handler
         metadata = dict(handler_call_details.invocation_metadata or ())
-        decode = tolerant(handler.request_deserializer)
-        if handler.unary_unary is not None:
-            behaviour = self._unary(handler.unary_unary, metadata)
-            return grpc.unary_unary_rpc_method_handler(behaviour, decode, handler.response_serializer)
-        behaviour = self._stream(handler.unary_stream, metadata)
-        return grpc.unary_stream_rpc_method_handler(behaviour, decode, handler.response_serializer)
+        # The stubs type these for grpc's threaded servers.
+        method: Any = handler
+        decode = tolerant(method.request_deserializer)
+        if method.unary_unary is not None:
+            return _handler(
+                grpc.unary_unary_rpc_method_handler,
+                self._unary(method.unary_unary, metadata),
+                decode,
+                method.response_serializer,
+            )
+        return _handler(
+            grpc.unary_stream_rpc_method_handler,
+            self._stream(method.unary_stream, metadata),
+            decode,
+            method.response_serializer,
+        )
 
     def _unary(
         self, method: Callable[[Any, Context], Awaitable[Message]], metadata: dict[str, Any]
     ) -> Callable[[Any, Context], Awaitable[Message]]:
         async def behaviour(request: Any, context: Context) -> Message:
-            with self._in_flight:
-                request_id = _begin(metadata)
-                try:
-                    _check(request)
-                    return await method(request, context)
-                except BaseException as error:  # noqa: BLE001 (every end is decided in one place)
-                    failure = _failure(error)
-                return await _abort(context, failure, request_id)
+            return await self._guarded(method, request, context, metadata)
 
         return behaviour
 
     def _stream(
-        self, method: Callable[[Any, Context], AsyncIterator[Message]], metadata: dict[str, Any]
+        self, method: Callable[[Any, Context], AsyncGenerator[Message, None]], metadata: dict[str, Any]
     ) -> Callable[[Any, Context], Awaitable[None]]:
+        async def write(request: Any, context: Context) -> None:
+            # Writing here, rather than yielding to grpc.aio, spares a generator
+            # on the way of every token.
+            async with aclosing(method(request, context)) as stream:
+                async for response in stream:
+                    await context.write(response)
+
         async def behaviour(request: Any, context: Context) -> None:
-            with self._in_flight:
-                request_id = _begin(metadata)
-                try:
-                    _check(request)
-                    # Writing here, rather than yielding to grpc.aio, spares a
-                    # generator on the way of every token.
-                    stream = method(request, context)
-                    try:
-                        async for response in stream:
-                            await context.write(response)
-                    finally:
-                        await stream.aclose()  # type: ignore[attr-defined]  # servicers are async generators
-                    return
-                except BaseException as error:  # noqa: BLE001 (every end is decided in one place)
-                    failure = _failure(error)
-                await _abort(context, failure, request_id)
+            await self._guarded(write, request, context, metadata)
 
         return behaviour
+
+    async def _guarded(
+        self,
+        method: Callable[[Any, Context], Awaitable[T]],
+        request: Any,
+        context: Context,
+        metadata: dict[str, Any],
+    ) -> T:
+        with self._in_flight.call():
+            request_id = _begin(metadata)
+            try:
+                self._in_flight.admit()
+                if isinstance(request, Undecodable):
+                    raise errors.InvalidRequest(request.violations)
+                return await method(request, context)
+            except BaseException as error:  # noqa: BLE001 (every end is decided in one place)
+                failure = _failure(error)
+            # The id may have been replaced by one that the request holds.
+            status = to_status(failure, call.request_id() or request_id)
+            await context.abort(status.code, status.message, status.trailers)
+
+
+def _handler(kind: Any, *parts: Any) -> Handler:
+    handler: Handler = kind(*parts)
+    return handler
 
 
 def _begin(metadata: dict[str, Any]) -> str:
@@ -107,19 +130,16 @@ def is_request_id(text: str) -> bool:
     return 0 < len(text) <= MAX_REQUEST_ID and text.isascii() and text.isprintable() and " " not in text
 
 
-def _check(request: Any) -> None:
-    if isinstance(request, Undecodable):
-        raise errors.InvalidRequest(request.violations)
-
-
 def _failure(error: BaseException) -> errors.ChatError:
     """Return what the client is told of an exception; raise it again if nobody is there to be told."""
     if isinstance(error, errors.ChatError):
         if isinstance(error, errors.Unavailable):
-            log.warning("call failed", reason=error.reason, **error.metadata)
+            log.warning("call failed", reason=error.reason, metadata=error.metadata)
         return error
     if isinstance(error, asyncio.CancelledError):
         task = asyncio.current_task()
+        if errors.Draining.ended(error):
+            return errors.Draining()
         if task is None or task.cancelling():
             raise error
         # Raised inside the handler while the client still waits: grpc.aio
@@ -128,8 +148,3 @@ def _failure(error: BaseException) -> errors.ChatError:
         raise error
     log.error("unexpected exception", exc_info=error)
     return errors.ChatError("internal error; the server's log says more under this request id")
-
-
-async def _abort(context: Context, failure: errors.ChatError, fallback_id: str) -> Any:
-    status = to_status(failure, call.request_id() or fallback_id)
-    await context.abort(status.code, status.message, status.trailers)

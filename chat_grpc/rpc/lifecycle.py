@@ -5,38 +5,69 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2
 
+from chat_grpc.errors import Draining
 from chat_grpc.telemetry import logs
 
 log = logs.get(__name__)
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+GOODBYE_SECONDS = 2.0
+"""What a call whose time is over gets to keep its partial answer and tell its client."""
 
 
 class InFlight:
-    """How many calls are being answered; ``idle`` waits until none is."""
+    """The calls that are being answered, each in a task of its own."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._closed = False
 
-    def __enter__(self) -> None:
-        self.count += 1
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._tasks)
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """Count the current task as a call."""
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a call is answered in a task")
+        self._tasks.add(task)
         self._idle.clear()
+        try:
+            yield
+        finally:
+            self._tasks.discard(task)
+            if not self._tasks:
+                self._idle.set()
 
-    def __exit__(self, *_: object) -> None:
-        self.count -= 1
-        if not self.count:
-            self._idle.set()
+    def close(self) -> None:
+        """Take no more calls."""
+        self._closed = True
+
+    def admit(self) -> None:
+        """Raise Draining once ``close`` was called: HTTP/2 lets a client that has not heard yet send calls."""
+        if self._closed:
+            raise Draining
 
     async def idle(self) -> None:
-        """Return as soon as no call is being answered."""
+        """Return as soon as there is none."""
         await self._idle.wait()
+
+    def end(self) -> None:
+        """End all of them: each tells its client that the server is stopping."""
+        for task in self._tasks:
+            task.cancel(Draining.cancel_message)
 
 
 async def serve_until_signalled(
@@ -52,9 +83,9 @@ async def serve_until_signalled(
 
     Once it serves, "" and ``service_names`` are SERVING and ``ready`` is
     called. On SIGTERM or SIGINT all turn NOT_SERVING, new calls are refused,
-    and the calls in flight get ``drain_seconds`` to finish. ``in_flight``
-    counts those worth waiting for: without it, an idle health Watch would hold
-    the process for the whole time.
+    and the calls in flight get ``drain_seconds`` to finish; those that have not
+    by then end with UNAVAILABLE. ``in_flight`` holds those worth waiting for:
+    without it, an idle health Watch would hold the process for the whole time.
 
     Returns:
         The exit code: 0 after a drain. A second signal exits at once with
@@ -77,6 +108,8 @@ async def serve_until_signalled(
         ready()
         await stop.wait()
         log.info("draining", seconds=drain_seconds, in_flight=in_flight.count if in_flight else None)
+        if in_flight is not None:
+            in_flight.close()
         await health_servicer.enter_graceful_shutdown()
         await _drain(server, drain_seconds, in_flight)
         log.info("stopped")
@@ -87,10 +120,21 @@ async def serve_until_signalled(
 
 
 async def _drain(server: grpc.aio.Server, seconds: float, in_flight: InFlight | None) -> None:
-    stopping = asyncio.ensure_future(server.stop(seconds))
-    if in_flight is not None:
-        idle = asyncio.ensure_future(in_flight.idle())
-        await asyncio.wait((stopping, idle), return_when=asyncio.FIRST_COMPLETED)
-        idle.cancel()
-        await server.stop(None)  # what is left is health watches and reflection
+    if in_flight is None:
+        await server.stop(seconds)
+        return
+    # Refuses new calls at once; the longer grace leaves room to say goodbye.
+    stopping = asyncio.ensure_future(server.stop(seconds + GOODBYE_SECONDS))
+    await asyncio.sleep(0)
+    for ended in (False, True):
+        if ended:
+            log.warning("ending the calls that did not finish", count=in_flight.count)
+            in_flight.end()
+        try:
+            async with asyncio.timeout(GOODBYE_SECONDS if ended else seconds):
+                await in_flight.idle()
+        except TimeoutError:
+            continue
+        break
+    await server.stop(None)  # what is left is health watches and reflection
     await stopping

@@ -73,12 +73,15 @@ class SQLiteStorage:
                     await migrate(connection)
             storage = cls(path, *connections)
             await storage._interrupt_pending()
-        except (OSError, sqlite3.Error) as error:
+        except BaseException as error:
+            # The thread of a connection left open would keep the process alive.
             for connection in connections:
                 await connection.close()
-            raise StorageUnavailable(
-                f"the database {path} can't be opened ({_cause(error)}); check CHAT_DATABASE_URL"
-            ) from error
+            if isinstance(error, OSError | sqlite3.Error):
+                raise StorageUnavailable(
+                    f"the database {path} can't be opened ({_cause(error)}); check CHAT_DATABASE_URL"
+                ) from error
+            raise
         return storage
 
     async def close(self) -> None:
