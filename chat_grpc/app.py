@@ -85,6 +85,7 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
             storage=storage,
             sessions=sessions,
             system_prompt=settings.system_prompt,
+            max_tokens=settings.llm_max_tokens,
         )
         stack.push_async_callback(conversation.close)
         yield Parts(

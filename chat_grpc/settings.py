@@ -57,7 +57,7 @@ Seconds = Annotated[float, Meta(gt=0, le=86400)]
 Host = Annotated[str, Meta(pattern=r"^[A-Za-z0-9.:_-]+$")]
 Target = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:\[\]-]+:[0-9]{1,5}$")]
 HttpUrl = Annotated[str, Meta(pattern=r"^(https?://[^\s/]+[^\s]*)?$")]
-DatabaseUrl = Annotated[str, Meta(pattern=r"^sqlite(\+aiosqlite)?:///.+$")]
+DatabaseUrl = Annotated[str, Meta(pattern=r"^sqlite(\+aiosqlite)?:///.+$", description="a SQLite file; other databases are not in this version")]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +81,9 @@ class Settings:
     gemini_api_key: Secret = setting(Secret(""), "the key of Google's Gemini API", example="AIza...")
     openrouter_api_key: Secret = setting(
         Secret(""), "the key of OpenRouter", aliases=("OPENROUTER_API_KEY",), example="sk-or-..."
+    )
+    llm_max_tokens: Annotated[int, Meta(ge=1, le=8192)] = setting(
+        1024, "how long an answer may get, in tokens, where the request does not say", example="1024"
     )
     llm_first_token_timeout: Seconds = setting(30.0, "seconds to the first piece of text", example="30")
     llm_idle_timeout: Seconds = setting(15.0, "seconds between two pieces of text", example="15")
@@ -199,5 +202,5 @@ def _rule(hint: Any) -> str:
             if bound is not None:
                 parts.append(f"{phrase} {bound}")
         if meta.pattern is not None:
-            parts.append("of the form of the example")
+            parts.append(meta.description or "of the form of the example")
     return " ".join(parts[:2]) + "".join(f", {part}" for part in parts[2:])

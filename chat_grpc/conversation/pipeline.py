@@ -57,16 +57,25 @@ class Conversation:
         storage: where messages are kept.
         sessions: which conversations go on.
         system_prompt: what the model is told to be; "" for the built-in text.
+        max_tokens: how long an answer may get where the request does not say.
     """
 
     def __init__(
-        self, *, provider: Provider, retriever: Retriever, storage: Storage, sessions: Sessions, system_prompt: str
+        self,
+        *,
+        provider: Provider,
+        retriever: Retriever,
+        storage: Storage,
+        sessions: Sessions,
+        system_prompt: str,
+        max_tokens: int,
     ) -> None:
         self._provider = provider
         self._retriever = retriever
         self._storage = storage
         self._sessions = sessions
         self._system_prompt = system_prompt
+        self._max_tokens = max_tokens
         self._settling: set[asyncio.Task[None]] = set()
 
     async def chat(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
@@ -95,7 +104,12 @@ class Conversation:
             yield found or Retrieved((), 0)
             passages = found.passages if found else None
             answer.prompt = prompt.build(
-                request, passages, session.exchanges, system=self._system_prompt, model=model
+                request,
+                passages,
+                session.exchanges,
+                system=self._system_prompt,
+                model=model,
+                max_tokens=self._max_tokens,
             )
             ending: Ending | None = None
             pieces = answer.pieces

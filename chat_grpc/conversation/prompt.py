@@ -21,7 +21,13 @@ MAX_HISTORY_CHARACTERS = 8_000
 
 
 def build(
-    request: ChatRequest, passages: tuple[Passage, ...] | None, exchanges: Iterable[Exchange], *, system: str, model: str
+    request: ChatRequest,
+    passages: tuple[Passage, ...] | None,
+    exchanges: Iterable[Exchange],
+    *,
+    system: str,
+    model: str,
+    max_tokens: int,
 ) -> Prompt:
     """Return the prompt for one message; ``passages`` is None when the memory could not be reached."""
     text = system or SYSTEM_PROMPT
@@ -36,7 +42,7 @@ def build(
         question=request.message,
         passages=passages,
         model=model,
-        max_tokens=request.options.max_tokens,
+        max_tokens=request.options.max_tokens or max_tokens,
         temperature=request.options.temperature,
     )
 

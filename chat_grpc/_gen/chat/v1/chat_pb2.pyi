@@ -102,8 +102,8 @@ class ChatOptions(_message.Message):
     FILTERS_FIELD_NUMBER: _builtins.int
     SKIP_CACHE_FIELD_NUMBER: _builtins.int
     max_tokens: _builtins.int
-    """max_tokens bounds the answer's length in tokens, 1 to 8,192; absent
-    leaves it to the model.
+    """max_tokens bounds the answer's length in tokens, 1 to 8,192; absent takes
+    the server's CHAT_LLM_MAX_TOKENS.
     """
     temperature: _builtins.float
     """temperature is 0 (steady) to 2 (wild); absent leaves it to the model."""

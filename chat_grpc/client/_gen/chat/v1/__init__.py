@@ -245,17 +245,13 @@ class ChatOptions(betterproto2.Message):
     ChatOptions change how one message is answered.
     """
 
-    max_tokens: "int | None" = betterproto2.field(
-        1, betterproto2.TYPE_INT32, optional=True
-    )
+    max_tokens: "int | None" = betterproto2.field(1, betterproto2.TYPE_INT32, optional=True)
     """
-    max_tokens bounds the answer's length in tokens, 1 to 8,192; absent
-    leaves it to the model.
+    max_tokens bounds the answer's length in tokens, 1 to 8,192; absent takes
+    the server's CHAT_LLM_MAX_TOKENS.
     """
 
-    temperature: "float | None" = betterproto2.field(
-        2, betterproto2.TYPE_FLOAT, optional=True
-    )
+    temperature: "float | None" = betterproto2.field(2, betterproto2.TYPE_FLOAT, optional=True)
     """
     temperature is 0 (steady) to 2 (wild); absent leaves it to the model.
     """
@@ -265,9 +261,7 @@ class ChatOptions(betterproto2.Message):
     model is one of the models that the server allows; empty takes its default.
     """
 
-    retrieval: "bool | None" = betterproto2.field(
-        4, betterproto2.TYPE_BOOL, optional=True
-    )
+    retrieval: "bool | None" = betterproto2.field(4, betterproto2.TYPE_BOOL, optional=True)
     """
     retrieval set to false answers without looking for passages; absent means
     true.
@@ -279,11 +273,7 @@ class ChatOptions(betterproto2.Message):
     """
 
     filters: "dict[str, str]" = betterproto2.field(
-        6,
-        betterproto2.TYPE_MAP,
-        map_meta=betterproto2.map_meta(
-            betterproto2.TYPE_STRING, betterproto2.TYPE_STRING
-        ),
+        6, betterproto2.TYPE_MAP, map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING)
     )
     """
     filters keep passages whose tags hold the value, by key; at most 16.
@@ -328,9 +318,7 @@ class ChatRequest(betterproto2.Message):
     takes the x-request-id metadata, or makes one.
     """
 
-    options: "ChatOptions | None" = betterproto2.field(
-        5, betterproto2.TYPE_MESSAGE, optional=True
-    )
+    options: "ChatOptions | None" = betterproto2.field(5, betterproto2.TYPE_MESSAGE, optional=True)
     """
     options change how this one message is answered.
     """
@@ -348,30 +336,22 @@ class ChatResponse(betterproto2.Message):
         - event: event is what happened.
     """
 
-    started: "Started | None" = betterproto2.field(
-        1, betterproto2.TYPE_MESSAGE, optional=True, group="event"
-    )
+    started: "Started | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True, group="event")
     """
     started comes first, once the message has been accepted and kept.
     """
 
-    retrieval: "Retrieval | None" = betterproto2.field(
-        2, betterproto2.TYPE_MESSAGE, optional=True, group="event"
-    )
+    retrieval: "Retrieval | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True, group="event")
     """
     retrieval comes second and holds the passages found, if any.
     """
 
-    delta: "Delta | None" = betterproto2.field(
-        3, betterproto2.TYPE_MESSAGE, optional=True, group="event"
-    )
+    delta: "Delta | None" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, optional=True, group="event")
     """
     delta is the next piece of the answer.
     """
 
-    completed: "Completed | None" = betterproto2.field(
-        4, betterproto2.TYPE_MESSAGE, optional=True, group="event"
-    )
+    completed: "Completed | None" = betterproto2.field(4, betterproto2.TYPE_MESSAGE, optional=True, group="event")
     """
     completed comes last, once the whole answer has been kept.
     """
@@ -402,10 +382,7 @@ class Completed(betterproto2.Message):
     """
 
     created_at: "datetime.datetime | None" = betterproto2.field(
-        4,
-        betterproto2.TYPE_MESSAGE,
-        unwrap=lambda: __google__protobuf__.Timestamp,
-        optional=True,
+        4, betterproto2.TYPE_MESSAGE, unwrap=lambda: __google__protobuf__.Timestamp, optional=True
     )
     """
     created_at is when the message was accepted.
@@ -423,16 +400,12 @@ class Completed(betterproto2.Message):
     finish_reason tells why the model stopped.
     """
 
-    usage: "Usage | None" = betterproto2.field(
-        7, betterproto2.TYPE_MESSAGE, optional=True
-    )
+    usage: "Usage | None" = betterproto2.field(7, betterproto2.TYPE_MESSAGE, optional=True)
     """
     usage is what the answer cost.
     """
 
-    degraded: "list[Component]" = betterproto2.field(
-        8, betterproto2.TYPE_ENUM, repeated=True
-    )
+    degraded: "list[Component]" = betterproto2.field(8, betterproto2.TYPE_ENUM, repeated=True)
     """
     degraded lists the parts that were missing while this was answered.
     """
@@ -447,9 +420,7 @@ class ComponentHealth(betterproto2.Message):
     ComponentHealth is the state of one part.
     """
 
-    component: "Component" = betterproto2.field(
-        1, betterproto2.TYPE_ENUM, default_factory=lambda: Component(0)
-    )
+    component: "Component" = betterproto2.field(1, betterproto2.TYPE_ENUM, default_factory=lambda: Component(0))
     """
     component is the part.
     """
@@ -488,9 +459,7 @@ class DeleteMessagesRequest(betterproto2.Message):
     """
 
 
-default_message_pool.register_message(
-    "chat.v1", "DeleteMessagesRequest", DeleteMessagesRequest
-)
+default_message_pool.register_message("chat.v1", "DeleteMessagesRequest", DeleteMessagesRequest)
 
 
 @dataclass(eq=False, repr=False)
@@ -505,9 +474,7 @@ class DeleteMessagesResponse(betterproto2.Message):
     """
 
 
-default_message_pool.register_message(
-    "chat.v1", "DeleteMessagesResponse", DeleteMessagesResponse
-)
+default_message_pool.register_message("chat.v1", "DeleteMessagesResponse", DeleteMessagesResponse)
 
 
 @dataclass(eq=False, repr=False)
@@ -551,9 +518,7 @@ class GetHealthResponse(betterproto2.Message):
     status is the state of the service as a whole.
     """
 
-    components: "list[ComponentHealth]" = betterproto2.field(
-        2, betterproto2.TYPE_MESSAGE, repeated=True
-    )
+    components: "list[ComponentHealth]" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, repeated=True)
     """
     components are the parts, in the order of the enum Component.
     """
@@ -612,9 +577,7 @@ class ListMessagesRequest(betterproto2.Message):
     """
 
 
-default_message_pool.register_message(
-    "chat.v1", "ListMessagesRequest", ListMessagesRequest
-)
+default_message_pool.register_message("chat.v1", "ListMessagesRequest", ListMessagesRequest)
 
 
 @dataclass(eq=False, repr=False)
@@ -623,9 +586,7 @@ class ListMessagesResponse(betterproto2.Message):
     ListMessagesResponse is one page.
     """
 
-    messages: "list[Message]" = betterproto2.field(
-        1, betterproto2.TYPE_MESSAGE, repeated=True
-    )
+    messages: "list[Message]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
     """
     messages are newest first.
     """
@@ -636,9 +597,7 @@ class ListMessagesResponse(betterproto2.Message):
     """
 
 
-default_message_pool.register_message(
-    "chat.v1", "ListMessagesResponse", ListMessagesResponse
-)
+default_message_pool.register_message("chat.v1", "ListMessagesResponse", ListMessagesResponse)
 
 
 @dataclass(eq=False, repr=False)
@@ -650,9 +609,7 @@ class ListSuggestedQuestionsRequest(betterproto2.Message):
     pass
 
 
-default_message_pool.register_message(
-    "chat.v1", "ListSuggestedQuestionsRequest", ListSuggestedQuestionsRequest
-)
+default_message_pool.register_message("chat.v1", "ListSuggestedQuestionsRequest", ListSuggestedQuestionsRequest)
 
 
 @dataclass(eq=False, repr=False)
@@ -661,17 +618,13 @@ class ListSuggestedQuestionsResponse(betterproto2.Message):
     ListSuggestedQuestionsResponse lists questions worth asking.
     """
 
-    questions: "list[SuggestedQuestion]" = betterproto2.field(
-        1, betterproto2.TYPE_MESSAGE, repeated=True
-    )
+    questions: "list[SuggestedQuestion]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
     """
     questions are in the order in which the profile holds them.
     """
 
 
-default_message_pool.register_message(
-    "chat.v1", "ListSuggestedQuestionsResponse", ListSuggestedQuestionsResponse
-)
+default_message_pool.register_message("chat.v1", "ListSuggestedQuestionsResponse", ListSuggestedQuestionsResponse)
 
 
 @dataclass(eq=False, repr=False)
@@ -710,9 +663,7 @@ class Message(betterproto2.Message):
     answer is what the model wrote; empty when it wrote nothing.
     """
 
-    status: "MessageStatus" = betterproto2.field(
-        7, betterproto2.TYPE_ENUM, default_factory=lambda: MessageStatus(0)
-    )
+    status: "MessageStatus" = betterproto2.field(7, betterproto2.TYPE_ENUM, default_factory=lambda: MessageStatus(0))
     """
     status tells how the message ended.
     """
@@ -734,28 +685,20 @@ class Message(betterproto2.Message):
     model is the model that wrote the answer, as provider/model.
     """
 
-    usage: "Usage | None" = betterproto2.field(
-        11, betterproto2.TYPE_MESSAGE, optional=True
-    )
+    usage: "Usage | None" = betterproto2.field(11, betterproto2.TYPE_MESSAGE, optional=True)
     """
     usage is what the answer cost; absent while pending or when unknown.
     """
 
     created_at: "datetime.datetime | None" = betterproto2.field(
-        12,
-        betterproto2.TYPE_MESSAGE,
-        unwrap=lambda: __google__protobuf__.Timestamp,
-        optional=True,
+        12, betterproto2.TYPE_MESSAGE, unwrap=lambda: __google__protobuf__.Timestamp, optional=True
     )
     """
     created_at is when the message was accepted.
     """
 
     completed_at: "datetime.datetime | None" = betterproto2.field(
-        13,
-        betterproto2.TYPE_MESSAGE,
-        unwrap=lambda: __google__protobuf__.Timestamp,
-        optional=True,
+        13, betterproto2.TYPE_MESSAGE, unwrap=lambda: __google__protobuf__.Timestamp, optional=True
     )
     """
     completed_at is when it ended; absent while pending.
@@ -766,9 +709,7 @@ class Message(betterproto2.Message):
     cached tells that the answer was written for an earlier, equal request.
     """
 
-    degraded: "list[Component]" = betterproto2.field(
-        15, betterproto2.TYPE_ENUM, repeated=True
-    )
+    degraded: "list[Component]" = betterproto2.field(15, betterproto2.TYPE_ENUM, repeated=True)
     """
     degraded lists the parts that were missing while this was answered.
     """
@@ -813,9 +754,7 @@ class Retrieval(betterproto2.Message):
     Retrieval holds the passages that the model is given.
     """
 
-    passages: "list[Passage]" = betterproto2.field(
-        1, betterproto2.TYPE_MESSAGE, repeated=True
-    )
+    passages: "list[Passage]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
     """
     passages are the passages, best first; none when nothing fitted,
     retrieval was off, or the memory could not be reached.
@@ -896,9 +835,7 @@ class Usage(betterproto2.Message):
     total_tokens is the sum of the two.
     """
 
-    cost_usd: "float | None" = betterproto2.field(
-        4, betterproto2.TYPE_DOUBLE, optional=True
-    )
+    cost_usd: "float | None" = betterproto2.field(4, betterproto2.TYPE_DOUBLE, optional=True)
     """
     cost_usd is the price of the answer in US dollars; absent when no price
     is known for the model.
