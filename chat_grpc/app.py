@@ -14,7 +14,8 @@ import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from chat_grpc import __version__
-from chat_grpc._gen.chat.v1 import chat_pb2_grpc, health_pb2_grpc as chat_health_pb2_grpc, history_pb2_grpc
+from chat_grpc._gen.chat.v1 import chat_pb2_grpc, history_pb2_grpc
+from chat_grpc._gen.chat.v1 import health_pb2_grpc as chat_health_pb2_grpc
 from chat_grpc._gen.gateway.v1 import gateway_pb2_grpc
 from chat_grpc.conversation.health import HealthReporter
 from chat_grpc.conversation.history import History

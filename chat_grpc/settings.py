@@ -57,7 +57,10 @@ Seconds = Annotated[float, Meta(gt=0, le=86400)]
 Host = Annotated[str, Meta(pattern=r"^[A-Za-z0-9.:_-]+$")]
 Target = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:\[\]-]+:[0-9]{1,5}$")]
 HttpUrl = Annotated[str, Meta(pattern=r"^(https?://[^\s/]+[^\s]*)?$")]
-DatabaseUrl = Annotated[str, Meta(pattern=r"^sqlite(\+aiosqlite)?:///.+$", description="a SQLite file; other databases are not in this version")]
+DatabaseUrl = Annotated[
+    str,
+    Meta(pattern=r"^sqlite(\+aiosqlite)?:///.+$", description="a SQLite file; other databases are not in this version"),
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +73,9 @@ class Settings:
         "unset: the first of gemini, openrouter and openai that has a key, else extractive",
         example="gemini",
     )
-    llm_model: str = setting("", "the default model; unset: the provider's", aliases=("LLM_MODEL",), example="gpt-5-mini")
+    llm_model: str = setting(
+        "", "the default model; unset: the provider's", aliases=("LLM_MODEL",), example="gpt-5-mini"
+    )
     llm_models: str = setting("", "further models that requests may name, comma-separated", example="gpt-5,gpt-5-nano")
     llm_base_url: HttpUrl = setting(
         "",
@@ -150,8 +155,10 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         try:
             values[field.name] = msgspec.convert(text, hints[field.name], strict=False)
         except msgspec.ValidationError:
-            faults.append(f"{name}={text!r}: {_rule(hints[field.name])} ({field.metadata['help']}), "
-                          f"for example {name}={field.metadata['example']}")
+            faults.append(
+                f"{name}={text!r}: {_rule(hints[field.name])} ({field.metadata['help']}), "
+                f"for example {name}={field.metadata['example']}"
+            )
     if not faults:
         settings = Settings(**values)
         faults.extend(_contradictions(settings))

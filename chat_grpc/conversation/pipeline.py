@@ -225,7 +225,7 @@ class Conversation:
             await self._storage.settle(answer.message)
         except ChatError as fault:
             # The error that ended the message is what the caller must hear of.
-            log.error("the end of a message could not be kept", message_id=answer.message.id, reason=fault.reason)
+            log.warning("the end of a message could not be kept", message_id=answer.message.id, reason=fault.reason)
         else:
             message = answer.message
             log.info("not answered", message_id=message.id, status=message.status, reason=message.error_reason)

@@ -32,7 +32,9 @@ def build(
     """Return the prompt for one message; ``passages`` is None when the memory could not be reached."""
     text = system or SYSTEM_PROMPT
     if passages:
-        text += "\n\n" + PASSAGES.format(passages="\n".join(_tag(index, item) for index, item in enumerate(passages, 1)))
+        text += "\n\n" + PASSAGES.format(
+            passages="\n".join(_tag(index, item) for index, item in enumerate(passages, 1))
+        )
     turns = [Turn("system", text)]
     for exchange in _recent(list(exchanges)):
         turns += [Turn("user", exchange.message), Turn("assistant", exchange.answer)]

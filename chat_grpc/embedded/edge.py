@@ -40,7 +40,7 @@ def run(settings: Settings) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     # No shell: a binary of an installed package, with this project's own arguments.
-    os.execv(executable, [str(executable), *arguments(config)])  # noqa: S606  # nosec B606
+    os.execv(executable, [str(executable), *arguments(config)])  # noqa: S606
     raise AssertionError("execv returned")
 
 

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from chat_grpc.domain import FinishReason, Usage
 from chat_grpc.errors import ModelBroke, ModelError, ModelTimeout, ModelUnavailable
 from chat_grpc.llm import Ending, Prompt
-from chat_grpc.llm.sse import LineTooLong, SSEDecoder
 from chat_grpc.llm.watchdog import TimeLimits, Watchdog
+from chat_grpc.llm.wire import WireAnswer, request_body
 from chat_grpc.settings import Secret
 
 if TYPE_CHECKING:
@@ -29,38 +28,8 @@ POOL_SIZE = 1000
 PING_SECONDS = 1.5
 LINGER_SECONDS = 0.1
 
-FINISH_REASONS = {
-    "stop": FinishReason.STOP,
-    "length": FinishReason.LENGTH,
-    "content_filter": FinishReason.CONTENT_FILTER,
-}
-
-
-class _Delta(msgspec.Struct):
-    content: str | None = None
-    reasoning: str | None = None
-    reasoning_content: str | None = None
-
-
-class _Choice(msgspec.Struct):
-    delta: _Delta | None = None
-    finish_reason: str | None = None
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    total_tokens: int = 0
-    cost: float | None = None  # OpenRouter's, in US dollars
-
-
-class _Chunk(msgspec.Struct):
-    choices: list[_Choice] | None = None
-    usage: _Usage | None = None
-    error: Any = None
-
-
-_decode = msgspec.json.Decoder(_Chunk).decode
+HTTP_OK = 200
+CLOSED = ("MODEL_CUT", "closed the connection in the middle of the answer")
 
 
 class OpenAIWire:
@@ -141,90 +110,38 @@ class OpenAIWire:
         started = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(self._limits.first_token):
-                response = await self._request("POST", "/chat/completions", json=_body(prompt))
+                response = await self._request("POST", "/chat/completions", json=request_body(prompt))
         except TimeoutError:
             raise self._timeout("first_token") from None
         try:
-            answer = _Answer()
+            answer = WireAnswer()
             with Watchdog(self._limits, response.close, started=started) as watchdog:
-                read = response.content.readany
-                while True:
+                while not answer.done:
                     watchdog.waiting()
                     try:
-                        chunk = await read()
-                    except _client_error() as error:
-                        if watchdog.expired:
-                            raise self._timeout(watchdog.expired) from None
-                        raise self._broke("closed the connection in the middle of the answer", "MODEL_CUT") from error
-                    if not chunk:
-                        if watchdog.expired:
-                            raise self._timeout(watchdog.expired)
-                        break
-                    text = self._take(answer, chunk)
+                        chunk = await response.content.readany()
+                    except _client_error():
+                        chunk = b""
+                        answer.failure = CLOSED
+                    if watchdog.expired:
+                        raise self._timeout(watchdog.expired)
+                    text = answer.feed(chunk)
                     if answer.alive:
                         answer.alive = False
                         watchdog.arrived()
                     if text:
                         yield text
                     if answer.failure is not None:
-                        raise answer.failure
-                    if answer.done:
+                        raise self._broke(*answer.failure)
+                    if not chunk:
                         break
-            yield self._ending(answer)
+            ending = answer.ending()
+            if not isinstance(ending, Ending):
+                raise self._broke(*ending)
+            yield ending
             await _read_to_end(response)
         finally:
-            # Before the end of the body this closes the connection, which is
-            # what tells the upstream to stop writing; after it, the connection
-            # goes back to the pool.
-            if response.content.at_eof():
-                response.release()
-            else:
-                response.close()
-
-    def _take(self, answer: _Answer, chunk: bytes) -> str:
-        """Return the text that a read brought, and note in ``answer`` what else it said."""
-        text = ""
-        try:
-            for event in answer.decoder.feed(chunk):
-                if event == b"[DONE]":
-                    answer.done = True
-                    break
-                message = _decode(event)
-                if message.error is not None:
-                    answer.failure = self._broke("reported an error in the middle of the answer", "MODEL_ERROR")
-                    break
-                if message.usage is not None:
-                    answer.usage = message.usage
-                if message.choices:
-                    choice = message.choices[0]
-                    if choice.finish_reason is not None:
-                        answer.finish_reason = choice.finish_reason
-                    if (delta := choice.delta) is not None:
-                        if delta.content:
-                            text += delta.content
-                        elif delta.reasoning or delta.reasoning_content:
-                            answer.alive = True
-        except (LineTooLong, msgspec.DecodeError):
-            # Not raised here: the text that came before it is the reader's.
-            answer.failure = self._broke("sent what is not the OpenAI wire format", "MODEL_PROTOCOL")
-        if text:
-            answer.alive = answer.has_text = True
-        return text
-
-    def _ending(self, answer: _Answer) -> Ending:
-        reason = answer.finish_reason
-        if reason is None:
-            raise self._broke("ended the answer without a finish reason", "MODEL_CUT")
-        if reason == "error":
-            raise self._broke("reported an error in the middle of the answer", "MODEL_ERROR")
-        if not answer.has_text and reason != "content_filter":
-            raise self._broke("sent an empty answer", "MODEL_EMPTY")
-        usage = None
-        if (counts := answer.usage) is not None:
-            total = counts.total_tokens or counts.prompt_tokens + counts.completion_tokens
-            usage = Usage(counts.prompt_tokens, counts.completion_tokens, total, counts.cost)
-        # Reasons beyond OpenAI's three are other servers' words for a natural end.
-        return Ending(FINISH_REASONS.get(reason, FinishReason.STOP), usage)
+            _let_go(response)
 
     async def _request(self, method: str, path: str, **kwargs: Any) -> aiohttp.ClientResponse:
         """Send a request and return its response if it is a success.
@@ -239,7 +156,7 @@ class OpenAIWire:
             response = await self._session.request(method, self._base_url + path, allow_redirects=False, **kwargs)
         except _client_error():
             raise self._unreachable("connect") from None
-        if response.status == 200:
+        if response.status == HTTP_OK:
             return response
         retry_after = _seconds(response.headers.get("retry-after", ""))
         response.close()
@@ -262,11 +179,9 @@ class OpenAIWire:
         )
 
     def _unreachable(self, stage: str) -> ModelError:
-        return ModelUnavailable(
-            f"the model provider {self.name} could not be reached", provider=self.name, stage=stage
-        )
+        return ModelUnavailable(f"the model provider {self.name} could not be reached", provider=self.name, stage=stage)
 
-    def _broke(self, what: str, reason: str) -> ModelError:
+    def _broke(self, reason: str, what: str) -> ModelError:
         return ModelBroke(f"the model provider {self.name} {what}", provider=self.name, stage="stream", reason=reason)
 
     def _timeout(self, limit: str) -> ModelError:
@@ -276,33 +191,12 @@ class OpenAIWire:
         )
 
 
-class _Answer:
-    """What has been learnt of an answer while it is read."""
-
-    __slots__ = ("alive", "decoder", "done", "failure", "finish_reason", "has_text", "usage")
-
-    def __init__(self) -> None:
-        self.decoder = SSEDecoder()
-        self.alive = False
-        self.has_text = False
-        self.done = False
-        self.failure: ModelError | None = None
-        self.finish_reason: str | None = None
-        self.usage: _Usage | None = None
-
-
-def _body(prompt: Prompt) -> dict[str, Any]:
-    body: dict[str, Any] = {
-        "model": prompt.model,
-        "messages": [{"role": turn.role, "content": turn.content} for turn in prompt.turns],
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-    if prompt.max_tokens is not None:
-        body["max_tokens"] = prompt.max_tokens
-    if prompt.temperature is not None:
-        body["temperature"] = prompt.temperature
-    return body
+def _let_go(response: aiohttp.ClientResponse) -> None:
+    """Give the connection back to the pool, or close it: that tells an upstream which still writes to stop."""
+    if response.content.at_eof():
+        response.release()
+    else:
+        response.close()
 
 
 async def _read_to_end(response: aiohttp.ClientResponse) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
+from typing import Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +41,11 @@ class Watchdog:
         self.expired: str = ""
         """Which limit passed: first_token, idle or total; "" while none has."""
 
-    def __enter__(self) -> Watchdog:
+    def __enter__(self) -> Self:
         self._handle = self._loop.call_at(min(self._due()), self._ring)
         return self
 
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._handle is not None:
             self._handle.cancel()
 

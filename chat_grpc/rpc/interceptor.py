@@ -91,7 +91,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 
         return behaviour
 
-    async def _guarded(
+    async def _guarded(  # noqa: RET503 (abort() raises)
         self,
         method: Callable[[Any, Context], Awaitable[T]],
         request: Any,
@@ -102,8 +102,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             request_id = _begin(metadata)
             try:
                 self._in_flight.admit()
-                if isinstance(request, Undecodable):
-                    raise errors.InvalidRequest(request.violations)
+                _check(request)
                 return await method(request, context)
             except BaseException as error:  # noqa: BLE001 (every end is decided in one place)
                 failure = _failure(error)
@@ -128,6 +127,11 @@ def _begin(metadata: dict[str, Any]) -> str:
 def is_request_id(text: str) -> bool:
     """Tell whether a text is 1 to 128 visible ASCII characters."""
     return 0 < len(text) <= MAX_REQUEST_ID and text.isascii() and text.isprintable() and " " not in text
+
+
+def _check(request: Any) -> None:
+    if isinstance(request, Undecodable):
+        raise errors.InvalidRequest(request.violations)
 
 
 def _failure(error: BaseException) -> errors.ChatError:

@@ -26,7 +26,9 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
     def __init__(self, conversation: Conversation) -> None:
         self._conversation = conversation
 
-    async def Chat(self, request: chat_pb2.ChatRequest, context: Context) -> AsyncGenerator[chat_pb2.ChatResponse, None]:  # noqa: N802 (the method's name in the proto)
+    async def Chat(
+        self, request: chat_pb2.ChatRequest, context: Context
+    ) -> AsyncGenerator[chat_pb2.ChatResponse, None]:
         """Answer one message."""
         response, delta = chat_pb2.ChatResponse, chat_pb2.Delta
         async with aclosing(self._conversation.chat(convert.chat_request(request))) as events:
@@ -36,7 +38,7 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
                 else:
                     yield convert.event(event)
 
-    async def ListSuggestedQuestions(  # noqa: N802 (the method's name in the proto)
+    async def ListSuggestedQuestions(
         self, request: chat_pb2.ListSuggestedQuestionsRequest, context: Context
     ) -> chat_pb2.ListSuggestedQuestionsResponse:
         """List questions worth asking."""
@@ -52,7 +54,7 @@ class HistoryServicer(history_pb2_grpc.HistoryServiceServicer):
     def __init__(self, history: History) -> None:
         self._history = history
 
-    async def ListMessages(  # noqa: N802 (the method's name in the proto)
+    async def ListMessages(
         self, request: history_pb2.ListMessagesRequest, context: Context
     ) -> history_pb2.ListMessagesResponse:
         """List a page of messages."""
@@ -63,7 +65,7 @@ class HistoryServicer(history_pb2_grpc.HistoryServiceServicer):
             messages=[convert.message(item) for item in page.messages], next_page_token=page.next_page_token
         )
 
-    async def DeleteMessages(  # noqa: N802 (the method's name in the proto)
+    async def DeleteMessages(
         self, request: history_pb2.DeleteMessagesRequest, context: Context
     ) -> history_pb2.DeleteMessagesResponse:
         """Delete the messages of a user or of a session."""
@@ -77,6 +79,6 @@ class HealthServicer(health_pb2_grpc.HealthServiceServicer):
     def __init__(self, reporter: HealthReporter) -> None:
         self._reporter = reporter
 
-    async def GetHealth(self, request: health_pb2.GetHealthRequest, context: Context) -> health_pb2.GetHealthResponse:  # noqa: N802 (the method's name in the proto)
+    async def GetHealth(self, request: health_pb2.GetHealthRequest, context: Context) -> health_pb2.GetHealthResponse:
         """Tell the state of each part."""
         return convert.health(await self._reporter.report())

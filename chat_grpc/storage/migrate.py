@@ -26,7 +26,7 @@ async def migrate(connection: aiosqlite.Connection, folder: Path = FOLDER) -> in
     """
     rows = list(await connection.execute_fetchall("PRAGMA user_version"))
     version = int(rows[0][0])
-    known = {int(path.name.split("_", 1)[0]): path for path in folder.glob("*.sql")}
+    known = _migrations(folder)
     if version > max(known):
         raise StorageUnavailable(
             f"the database has schema {version}, this program knows {max(known)}; start a newer chat-grpc"
@@ -34,8 +34,10 @@ async def migrate(connection: aiosqlite.Connection, folder: Path = FOLDER) -> in
     for number, path in sorted(known.items()):
         if number > version:
             sql = path.read_text(encoding="utf-8")
-            await connection.executescript(
-                f"BEGIN IMMEDIATE;\n{sql}\nPRAGMA user_version = {number};\nCOMMIT;"
-            )
+            await connection.executescript(f"BEGIN IMMEDIATE;\n{sql}\nPRAGMA user_version = {number};\nCOMMIT;")
             version = number
     return version
+
+
+def _migrations(folder: Path) -> dict[int, Path]:
+    return {int(path.name.split("_", 1)[0]): path for path in folder.glob("*.sql")}

@@ -30,7 +30,7 @@ COLUMNS = (
     "model", "prompt_tokens", "completion_tokens", "total_tokens", "cost_usd", "estimated", "cached", "degraded",
     "created_at", "completed_at",
 )  # fmt: skip
-SETTLED = COLUMNS[COLUMNS.index("answer") : COLUMNS.index("created_at")] + ("completed_at",)
+SETTLED = (*COLUMNS[COLUMNS.index("answer") : COLUMNS.index("created_at")], "completed_at")
 
 # Only names of columns, written above, are put into these texts.
 INSERT = f"INSERT INTO messages ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608
@@ -139,7 +139,7 @@ class SQLiteStorage:
             yield
         except (sqlite3.Error, ValueError) as error:
             # aiosqlite raises ValueError once the connection is closed.
-            log.error("storage failed", doing=doing, cause=_cause(error))
+            log.warning("storage failed", doing=doing, cause=_cause(error))
             raise StorageUnavailable(
                 f"the database can't {doing} now ({_cause(error)})", metadata={"store": "sqlite"}
             ) from error

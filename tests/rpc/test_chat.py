@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import uuid
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -62,7 +63,7 @@ async def test_events_in_order(chat_service: Service) -> None:
     ids=lambda value: str(value)[:40] if isinstance(value, dict) else None,
 )
 async def test_bad_input_is_named_and_nothing_is_done(
-    chat_service: Service, model: Upstream, memory: Memvid, tmp_path: Path, fields: dict[str, object], named: list[str]
+    chat_service: Service, model: Upstream, memory: Memvid, tmp_path: Path, fields: dict[str, Any], named: list[str]
 ) -> None:
     failure = await chat_service.fail(**{"message": "How?", **fields})
     assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
@@ -91,7 +92,7 @@ async def test_longest_and_oddest_messages_pass(chat_service: Service, model: Up
     ids=["message", "user_id", "nested", "cut"],
 )
 async def test_broken_utf8_is_named(chat_service: Service, model: Upstream, raw: bytes, named: list[str]) -> None:
-    method = chat_service.channel.unary_stream("/chat.v1.ChatService/Chat")
+    method: Any = chat_service.channel.unary_stream("/chat.v1.ChatService/Chat")
     failure = await failure_of(method(raw))
     assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
     assert failure.fields == named
@@ -267,7 +268,7 @@ async def test_database_locked_while_the_answer_comes(start: StartService, model
 class Broken(chat_pb2_grpc.ChatServiceServicer):
     """A servicer with defects that the interceptor must hide."""
 
-    async def Chat(self, request, context):  # type: ignore[no-untyped-def]  # noqa: N802, ANN001, ANN201 (gRPC's name; a stand-in)
+    async def Chat(self, request, context):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201 (gRPC's name; a stand-in)
         if request.message == "cancelled":
             raise asyncio.CancelledError
         if request.message == "slow-retry":
@@ -275,7 +276,7 @@ class Broken(chat_pb2_grpc.ChatServiceServicer):
         yield chat_pb2.ChatResponse()
         raise ValueError("SECRET")
 
-    async def ListSuggestedQuestions(self, request, context):  # type: ignore[no-untyped-def]  # noqa: N802, ANN001, ANN201 (gRPC's name; a stand-in)
+    async def ListSuggestedQuestions(self, request, context):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201 (gRPC's name; a stand-in)
         raise KeyError("SECRET")
 
 
@@ -290,11 +291,12 @@ async def test_unexpected_exceptions_are_hidden(caplog: pytest.LogCaptureFixture
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         stub = chat_pb2_grpc.ChatServiceStub(channel)
-        for method, request in (
+        calls: tuple[tuple[Any, Any], ...] = (
             (stub.Chat, chat_pb2.ChatRequest()),
             (stub.ListSuggestedQuestions, chat_pb2.ListSuggestedQuestionsRequest()),
             (stub.Chat, chat_pb2.ChatRequest(message="cancelled")),
-        ):
+        )
+        for method, request in calls:
             failure = await failure_of(method(request, timeout=5))
             assert failure.code is grpc.StatusCode.INTERNAL
             assert failure.reason == "INTERNAL"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -145,9 +146,7 @@ async def test_health_of_a_healthy_service(chat_service: Service) -> None:
         ("CHAT_LLM_BASE_URL=http://127.0.0.1:1/v1", types_pb2.COMPONENT_LLM, Health.STATUS_UNHEALTHY),
     ],
 )
-async def test_health_with_a_part_missing(
-    start: StartService, setting: str, component: int, status: int
-) -> None:
+async def test_health_with_a_part_missing(start: StartService, setting: str, component: int, status: int) -> None:
     name, _, value = setting.partition("=")
     async with start(**{name: value}) as service:
         health = await service.health.GetHealth(chat_health_pb2.GetHealthRequest())
@@ -157,11 +156,9 @@ async def test_health_with_a_part_missing(
         assert bad[0].detail
 
 
-
-
 @pytest.mark.parametrize("version", SERVICE_NAMES)
 async def test_reflection_lists_and_describes(chat_service: Service, version: str) -> None:
-    call = chat_service.channel.stream_stream(
+    call: Any = chat_service.channel.stream_stream(
         f"/{version}/ServerReflectionInfo",
         request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
         response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,

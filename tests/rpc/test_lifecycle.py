@@ -93,9 +93,7 @@ async def test_drain_lets_streams_finish_and_refuses_new_calls(
         assert len(model.chats) == 1
 
 
-async def test_stream_that_outlasts_the_drain_is_told_and_kept(
-    tmp_path: Path, model: Upstream, memory: Memvid
-) -> None:
+async def test_stream_that_outlasts_the_drain_is_told_and_kept(tmp_path: Path, model: Upstream, memory: Memvid) -> None:
     async def answer(exchange: Exchange) -> None:
         await exchange.start()
         await exchange.text("half an ans")

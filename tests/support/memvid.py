@@ -31,7 +31,7 @@ class Memvid(memvid_pb2_grpc.MemvidServiceServicer, health_pb2_grpc.HealthServic
         self.left = asyncio.Event()
         """Set when a caller left while its answer waited."""
 
-    async def Ask(self, request: memvid_pb2.AskRequest, context: Any) -> memvid_pb2.AskResponse:  # noqa: N802 (the method's name in the proto)
+    async def Ask(self, request: memvid_pb2.AskRequest, context: Any) -> memvid_pb2.AskResponse:
         """Return the passages."""
         self.requests.append(request)
         self.metadata.append(dict(context.invocation_metadata()))
@@ -47,13 +47,17 @@ class Memvid(memvid_pb2_grpc.MemvidServiceServicer, health_pb2_grpc.HealthServic
         ]
         return memvid_pb2.AskResponse(evidence=hits[: request.top_k or 5])
 
-    async def GetState(self, request: memvid_pb2.GetStateRequest, context: Any) -> memvid_pb2.GetStateResponse:  # noqa: N802 (the method's name in the proto)
+    async def Search(self, request: memvid_pb2.SearchRequest, context: Any) -> memvid_pb2.SearchResponse:
+        """Find nothing: the client asks questions with Ask."""
+        return memvid_pb2.SearchResponse()
+
+    async def GetState(self, request: memvid_pb2.GetStateRequest, context: Any) -> memvid_pb2.GetStateResponse:
         """Return the profile card."""
         if self.profile is None or request.entity != "__profile__":
             return memvid_pb2.GetStateResponse(found=False, entity=request.entity)
         return memvid_pb2.GetStateResponse(found=True, entity=request.entity, slots={"data": self.profile})
 
-    async def Check(self, request: health_pb2.HealthCheckRequest, context: Any) -> health_pb2.HealthCheckResponse:  # noqa: N802 (the method's name in the proto)
+    async def Check(self, request: health_pb2.HealthCheckRequest, context: Any) -> health_pb2.HealthCheckResponse:
         """Say that all is well."""
         return health_pb2.HealthCheckResponse(
             status=health_pb2.HealthCheckResponse.SERVING, frame_count=len(self.passages), memvid_file="test.mv2"

@@ -53,8 +53,7 @@ class Process:
         try:
             async with asyncio.timeout(seconds):
                 while text not in self.output:
-                    if self.inner.returncode is not None and self._reading.done():
-                        raise AssertionError(f"ended with {self.inner.returncode} before it printed {text!r}")
+                    assert not self._reading.done(), f"it ended with {self.inner.returncode}"
                     await asyncio.sleep(0.02)
         except (TimeoutError, AssertionError) as error:
             raise AssertionError(f"did not print {text!r}; it printed:\n{self.output}") from error

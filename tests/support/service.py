@@ -71,7 +71,7 @@ async def failure_of(call: Any) -> Failure:
     try:
         if hasattr(call, "__aiter__"):
             async for event in call:
-                events.append(event)
+                events.append(event)  # noqa: PERF401 (what came before an error must be kept)
         else:
             await call
     except grpc.aio.AioRpcError as error:

@@ -20,7 +20,7 @@ import json
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 CHUNK_END = b"0\r\n\r\n"
@@ -29,7 +29,9 @@ CHUNK_END = b"0\r\n\r\n"
 class Exchange:
     """One request, and the means to answer it."""
 
-    def __init__(self, writer: asyncio.StreamWriter, method: str, path: str, headers: dict[str, str], body: bytes):
+    def __init__(
+        self, writer: asyncio.StreamWriter, method: str, path: str, headers: dict[str, str], body: bytes
+    ) -> None:
         self.method = method
         self.path = path
         self.headers = headers
@@ -184,10 +186,8 @@ class Upstream:
 
 async def _closed(reader: asyncio.StreamReader, exchange: Exchange) -> None:
     """Return once the client has closed its side; it sends nothing while it waits for an answer."""
-    try:
+    with suppress(ConnectionError):
         await reader.read(1)
-    except ConnectionError:
-        pass
     exchange.gone.set()
 
 
@@ -195,7 +195,11 @@ async def _closed(reader: asyncio.StreamReader, exchange: Exchange) -> None:
 async def upstream() -> AsyncIterator[Upstream]:
     """Run an upstream on a free port."""
     serving: list[Upstream] = []
-    server = await asyncio.start_server(lambda reader, writer: serving[0]._serve(reader, writer), "127.0.0.1", 0)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await serving[0]._serve(reader, writer)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
     serving.append(Upstream(server.sockets[0].getsockname()[1]))
     try:
         yield serving[0]

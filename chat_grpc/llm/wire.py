@@ -1,0 +1,135 @@
+"""The OpenAI wire format's stream of chunks: what a read of the socket says of an answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from chat_grpc.domain import FinishReason, Usage
+from chat_grpc.llm import Ending, Prompt
+from chat_grpc.llm.sse import LineTooLong, SSEDecoder
+
+FINISH_REASONS = {
+    "stop": FinishReason.STOP,
+    "length": FinishReason.LENGTH,
+    "content_filter": FinishReason.CONTENT_FILTER,
+}
+
+CUT = ("MODEL_CUT", "ended the answer without a finish reason")
+ERROR = ("MODEL_ERROR", "reported an error in the middle of the answer")
+PROTOCOL = ("MODEL_PROTOCOL", "sent what is not the OpenAI wire format")
+EMPTY = ("MODEL_EMPTY", "sent an empty answer")
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Delta | None = None
+    finish_reason: str | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+    cost: float | None = None  # OpenRouter's, in US dollars
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] | None = None
+    usage: _Usage | None = None
+    error: Any = None
+
+
+_decode = msgspec.json.Decoder(_Chunk).decode
+
+
+class WireAnswer:
+    """What has been learnt of an answer while it is read.
+
+    Attributes:
+        alive: the last read brought text, or the model's thoughts; set to
+            False by whoever has taken note.
+        done: the stream said that it has ended.
+        failure: the reason, and what the provider did in words, once it has
+            gone wrong; the text that came before it stands.
+    """
+
+    __slots__ = ("_events", "_finish_reason", "_has_text", "_usage", "alive", "done", "failure")
+
+    def __init__(self) -> None:
+        self.alive = False
+        self.done = False
+        self.failure: tuple[str, str] | None = None
+        self._events = SSEDecoder()
+        self._has_text = False
+        self._finish_reason: str | None = None
+        self._usage: _Usage | None = None
+
+    def feed(self, chunk: bytes) -> str:
+        """Take what one read brought, and return the text in it."""
+        text = ""
+        try:
+            for event in self._events.feed(chunk):
+                if event == b"[DONE]":
+                    self.done = True
+                    break
+                message = _decode(event)
+                if message.choices:
+                    text += self._take(message.choices[0])
+                if message.usage is not None:
+                    self._usage = message.usage
+                if message.error is not None:
+                    self.failure = ERROR
+                    break
+        except (LineTooLong, msgspec.DecodeError):
+            self.failure = PROTOCOL
+        if text:
+            self.alive = self._has_text = True
+        return text
+
+    def _take(self, choice: _Choice) -> str:
+        if choice.finish_reason is not None:
+            self._finish_reason = choice.finish_reason
+        delta = choice.delta
+        if delta is None:
+            return ""
+        if delta.reasoning or delta.reasoning_content:
+            self.alive = True
+        return delta.content or ""
+
+    def ending(self) -> Ending | tuple[str, str]:
+        """Return how the answer ended, or what was wrong with its end, as ``failure`` does."""
+        reason = self._finish_reason
+        if reason is None:
+            return CUT
+        if reason == "error":
+            return ERROR
+        if not self._has_text and reason != "content_filter":
+            return EMPTY
+        usage = None
+        if (counts := self._usage) is not None:
+            total = counts.total_tokens or counts.prompt_tokens + counts.completion_tokens
+            usage = Usage(counts.prompt_tokens, counts.completion_tokens, total, counts.cost)
+        # Reasons beyond OpenAI's three are other servers' words for a natural end.
+        return Ending(FINISH_REASONS.get(reason, FinishReason.STOP), usage)
+
+
+def request_body(prompt: Prompt) -> dict[str, Any]:
+    """Return the JSON of a request for a streamed answer."""
+    body: dict[str, Any] = {
+        "model": prompt.model,
+        "messages": [{"role": turn.role, "content": turn.content} for turn in prompt.turns],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    if prompt.max_tokens is not None:
+        body["max_tokens"] = prompt.max_tokens
+    if prompt.temperature is not None:
+        body["temperature"] = prompt.temperature
+    return body
