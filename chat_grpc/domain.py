@@ -71,10 +71,19 @@ class ChatOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest:
-    """One message of a user. Empty ids mean: anonymous, a new session."""
+    """One message of a user. Empty ids mean: anonymous, a new session.
+
+    ``idempotent`` tells that the caller itself named the request. ``address`` is
+    the caller's, without port; ``route`` names the API where limits differ by it;
+    ``deadline`` is the caller's own, in loop time.
+    """
 
     message: str
     request_id: str
+    idempotent: bool = False
+    address: str = ""
+    route: str = ""
+    deadline: float | None = None
     user_id: str = ""
     session_id: str = ""
     options: ChatOptions = field(default_factory=ChatOptions)
@@ -117,7 +126,11 @@ Event = Started | Retrieved | str | Completed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """A user's message with its answer, as the history keeps it."""
+    """A user's message with its answer, as the history keeps it.
+
+    ``request_key`` names the request within its caller's, "" when the caller did
+    not name it; ``request_digest`` tells equal requests from others of that name.
+    """
 
     id: str
     user_id: str
@@ -134,6 +147,9 @@ class Message:
     completed_at: datetime | None = None
     cached: bool = False
     degraded: tuple[Part, ...] = ()
+    passages: tuple[Passage, ...] = ()
+    request_key: str = ""
+    request_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,8 @@
     ├── InvalidRequest         the caller must change the request
     ├── NotFound               no such session, profile, ...
     ├── Forbidden              it belongs to somebody else
+    ├── Conflict               the request's id names another request
+    ├── TooManyRequests        a limit is reached; waiting helps
     ├── Draining               this server is stopping
     └── Unavailable            a part is missing; waiting helps
         ├── StorageUnavailable
@@ -81,6 +83,19 @@ class Forbidden(ChatError):
     """What the request names belongs to somebody else."""
 
     default_reason = "FORBIDDEN"
+
+
+class Conflict(ChatError):
+    """The request's id names another request, or one that is being answered elsewhere."""
+
+    default_reason = "REQUEST_ID_REUSED"
+
+
+class TooManyRequests(ChatError):
+    """A limit is reached; waiting helps."""
+
+    default_reason = "RATE_LIMITED"
+    default_retry_after = 1.0
 
 
 class Unavailable(ChatError):

@@ -7,6 +7,7 @@ it takes a third of a second, a third of what a start may take.
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import os
 import typing
 from collections.abc import Iterator, Mapping
@@ -38,6 +39,31 @@ class Secret:
         return self._text
 
 
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class Networks:
+    """Networks, in the form "127.0.0.0/8,::1"; "none" holds no address.
+
+    Raises:
+        ValueError: the text is not of that form.
+    """
+
+    RULE = "must be IP addresses and networks with commas between them, or none"
+    __slots__ = ("_networks", "_text")
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        listed = [] if text == "none" else text.split(",")
+        self._networks = tuple(ipaddress.ip_network(item.strip()) for item in listed)
+
+    def __contains__(self, address: IPAddress) -> bool:
+        return any(address in network for network in self._networks)
+
+    def __str__(self) -> str:
+        return self._text
+
+
 class SettingsError(Exception):
     """Settings are faulty; the text names every one of them, what was wrong and an example that works."""
 
@@ -57,6 +83,19 @@ Seconds = Annotated[float, Meta(gt=0, le=86400)]
 Host = Annotated[str, Meta(pattern=r"^[A-Za-z0-9.:_-]+$")]
 Target = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:\[\]-]+:[0-9]{1,5}$")]
 HttpUrl = Annotated[str, Meta(pattern=r"^(https?://[^\s/]+[^\s]*)?$")]
+_RATE = r"[1-9][0-9]{0,6}/(second|minute|hour|day)"
+RateText = Annotated[str, Meta(pattern=f"^({_RATE}|off)$", description="such as 60/minute, 5/second or off")]
+MinuteRateText = Annotated[
+    str, Meta(pattern=f"^({_RATE}|[1-9][0-9]{{0,6}}|off)$", description="such as 10 (a minute), 5/second or off")
+]
+ProviderName = Annotated[str, Meta(pattern=r"^([a-z0-9][a-z0-9_.-]*)?$", description="a provider's name")]
+FallbackNames = Annotated[
+    str,
+    Meta(
+        pattern=r"^([a-z0-9][a-z0-9_.-]*/[^\s,]+(\s*,\s*[a-z0-9][a-z0-9_.-]*/[^\s,]+)*)?$",
+        description="pairs of provider/model, comma-separated",
+    ),
+]
 DatabaseUrl = Annotated[
     str,
     Meta(pattern=r"^sqlite(\+aiosqlite)?:///.+$", description="a SQLite file; other databases are not in this version"),
@@ -67,9 +106,9 @@ DatabaseUrl = Annotated[
 class Settings:
     """The settings of every process. ``load`` reads them from the environment."""
 
-    llm_provider: Literal["", "gemini", "openrouter", "openai", "local", "extractive"] = setting(
+    llm_provider: ProviderName = setting(
         "",
-        "who writes the answers: gemini, openrouter, openai, local or extractive; "
+        "who writes the answers: gemini, openrouter, openai, local, extractive, or any provider that litellm knows; "
         "unset: the first of gemini, openrouter and openai that has a key, else extractive",
         example="gemini",
     )
@@ -77,24 +116,61 @@ class Settings:
         "", "the default model; unset: the provider's", aliases=("LLM_MODEL",), example="gpt-5-mini"
     )
     llm_models: str = setting("", "further models that requests may name, comma-separated", example="gpt-5,gpt-5-nano")
+    llm_fallbacks: FallbackNames = setting(
+        "",
+        "who is asked when the provider fails, as provider/model, comma-separated, in this order",
+        example="openrouter/openai/gpt-5-mini,extractive/quotes",
+    )
+    llm_fallback_extractive: bool = setting(
+        False,  # noqa: FBT003 (it is the default of the field it stands in)
+        "whether passages are quoted when every provider fails: true or false",
+        example="true",
+    )
+    llm_retries: Annotated[int, Meta(ge=0, le=10)] = setting(
+        2, "how often a provider that fails for a moment is asked again before the next one is", example="2"
+    )
+    llm_breaker_failures: Annotated[int, Meta(ge=1, le=1000)] = setting(
+        5, "failures in a row after which a provider is left alone", example="5"
+    )
+    llm_breaker_seconds: Seconds = setting(15.0, "seconds for which it is left alone", example="15")
     llm_base_url: HttpUrl = setting(
         "",
-        "where the OpenAI wire format is spoken, for the providers openai and local",
+        "where the provider is found; of those named by llm_provider and then llm_fallbacks it is for the first "
+        "one other than gemini and openrouter",
         example="http://127.0.0.1:8000/v1",
     )
     llm_api_key: Secret = setting(Secret(""), "the key for llm_base_url; local servers need none", example="sk-...")
+    openai_api_key: Secret = setting(
+        Secret(""), "the key of OpenAI, where llm_api_key is another provider's", example="sk-..."
+    )
     gemini_api_key: Secret = setting(Secret(""), "the key of Google's Gemini API", example="AIza...")
+    gemini_base_url: HttpUrl = setting(
+        "https://generativelanguage.googleapis.com/v1beta/openai",
+        "where Gemini's OpenAI wire format is spoken",
+        example="https://generativelanguage.googleapis.com/v1beta/openai",
+    )
     openrouter_api_key: Secret = setting(
         Secret(""), "the key of OpenRouter", aliases=("OPENROUTER_API_KEY",), example="sk-or-..."
     )
+    openrouter_base_url: HttpUrl = setting(
+        "https://openrouter.ai/api/v1", "where OpenRouter is found", example="https://openrouter.ai/api/v1"
+    )
     llm_max_tokens: Annotated[int, Meta(ge=1, le=8192)] = setting(
         1024, "how long an answer may get, in tokens, where the request does not say", example="1024"
+    )
+    llm_context: Annotated[int, Meta(ge=0, le=10_000_000)] = setting(
+        0,
+        "how many tokens the model reads at once, its answer included; "
+        "0: what is known of the model, else 4096 for local and 8192 for others",
+        example="32768",
     )
     llm_first_token_timeout: Seconds = setting(30.0, "seconds to the first piece of text", example="30")
     llm_idle_timeout: Seconds = setting(15.0, "seconds between two pieces of text", example="15")
     llm_timeout: Seconds = setting(300.0, "seconds in total for one answer", example="300")
     system_prompt: str = setting(
-        "", "what the model is told to be; unset: a built-in text", example="You are a patient librarian."
+        "",
+        "what the model is told to be; unset: what the memory's profile says",
+        example="You are a patient librarian.",
     )
     session_ttl: Seconds = setting(
         1800.0, "seconds without a message after which a session ends", aliases=("SESSION_TTL",), example="1800"
@@ -104,6 +180,12 @@ class Settings:
     )
     database_url: DatabaseUrl = setting(
         "sqlite+aiosqlite:///./data/chat.db", "where messages are kept", example="sqlite+aiosqlite:///./data/chat.db"
+    )
+    cache_seconds: Annotated[float, Meta(ge=0, le=2_592_000)] = setting(
+        3600.0, "seconds for which the answer to an equal request is given again; 0 keeps none", example="3600"
+    )
+    cache_megabytes: Annotated[int, Meta(ge=1, le=65_536)] = setting(
+        64, "how much memory kept answers may take, in MB", example="64"
     )
     memvid_grpc_url: Target = setting(
         "localhost:50051",
@@ -117,6 +199,35 @@ class Settings:
         "the file that `chat-grpc memvid` serves",
         aliases=("MEMVID_FILE_PATH",),
         example="./data/memory.mv2",
+    )
+    rate_limit: RateText = setting(
+        "60/minute", "how many messages one user may send; who names no user counts by address", example="60/minute"
+    )
+    address_rate_limit: RateText = setting(
+        "600/minute", "how many messages one address may send, whatever users it names", example="600/minute"
+    )
+    rest_rate_limit: MinuteRateText = setting(
+        "10/minute",
+        "how many messages one address may send to POST /api/v1/chat",
+        aliases=("RATE_LIMIT_PER_MINUTE",),
+        example="10/minute",
+    )
+    max_streams_per_user: Annotated[int, Meta(ge=1, le=10_000)] = setting(
+        8, "how many answers one user may receive at once; who names no user counts by address", example="8"
+    )
+    max_streams: Annotated[int, Meta(ge=1, le=100_000)] = setting(
+        1000, "how many answers are written at once", example="1000"
+    )
+    queue_length: Annotated[int, Meta(ge=0, le=100_000)] = setting(
+        100, "how many further messages wait for their turn", example="100"
+    )
+    queue_seconds: Annotated[float, Meta(ge=0, le=3600)] = setting(
+        2.0, "seconds that each of them waits at most", example="2"
+    )
+    trusted_proxies: Networks = setting(
+        Networks("127.0.0.0/8,::1"),
+        "the proxies that are believed when they say whose call they pass on, comma-separated; none: nobody",
+        example="127.0.0.0/8,::1",
     )
     grpc_host: Host = setting("127.0.0.1", "the address the server listens on", example="127.0.0.1")
     grpc_port: Port = setting(50052, "the port the server listens on", example="50052")
@@ -153,7 +264,10 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         if _is_choice(hints[field.name]) and field.name == "log_level":
             text = text.upper()
         try:
-            values[field.name] = msgspec.convert(text, hints[field.name], strict=False)
+            # The hook makes the values of classes that msgspec does not know.
+            values[field.name] = msgspec.convert(
+                text, hints[field.name], strict=False, dec_hook=lambda kind, value: kind(value)
+            )
         except msgspec.ValidationError:
             faults.append(
                 f"{name}={text!r}: {_rule(hints[field.name])} ({field.metadata['help']}), "
@@ -181,15 +295,9 @@ def unknown(environ: Mapping[str, str] = os.environ) -> list[str]:
 
 def _contradictions(settings: Settings) -> Iterator[str]:
     """Yield the faults that no single value has."""
-    missing = {
-        "gemini": ("CHAT_GEMINI_API_KEY=AIza...", bool(settings.gemini_api_key)),
-        "openrouter": ("CHAT_OPENROUTER_API_KEY=sk-or-...", bool(settings.openrouter_api_key)),
-        "openai": ("CHAT_LLM_API_KEY=sk-...", bool(settings.llm_api_key or settings.llm_base_url)),
-        "local": ("CHAT_LLM_BASE_URL=http://127.0.0.1:8000/v1", bool(settings.llm_base_url)),
-    }
-    example, given = missing.get(settings.llm_provider, ("", True))
-    if not given:
-        yield f"CHAT_LLM_PROVIDER={settings.llm_provider!r}: needs another setting beside it, for example {example}"
+    from chat_grpc.llm.lineup import faults
+
+    yield from faults(settings)
 
 
 def _is_choice(hint: Any) -> bool:
@@ -200,8 +308,10 @@ def _rule(hint: Any) -> str:
     """Say in words which values a type takes."""
     if _is_choice(hint):
         return "must be one of " + ", ".join(choice or "(unset)" for choice in typing.get_args(hint))
+    if hint is Networks:
+        return Networks.RULE
     kind, *metas = typing.get_args(hint) if typing.get_origin(hint) is Annotated else (hint,)
-    word = {int: "a whole number", float: "a number"}.get(kind, "a text")
+    word = {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "a text")
     parts = [f"must be {word}"]
     for meta in metas:
         for attribute, phrase in (("ge", "at least"), ("gt", "more than"), ("le", "at most")):

@@ -10,9 +10,12 @@ import grpc
 from google.api.httpbody_pb2 import HttpBody
 
 from chat_grpc._gen.gateway.v1 import gateway_pb2, gateway_pb2_grpc
+from chat_grpc.conversation.admission import REST_B
 from chat_grpc.domain import ChatRequest
 from chat_grpc.errors import InvalidRequest, Violation
-from chat_grpc.telemetry.context import request_id
+from chat_grpc.rpc.caller import caller_of
+from chat_grpc.settings import Networks
+from chat_grpc.telemetry.context import named_by_caller, request_id
 from gateway import answers, sse
 from gateway.keepalive import KeepAlive
 
@@ -30,12 +33,16 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     Args:
         conversation: what answers messages.
         health: what knows the state of the service.
+        trusted: the proxies that are believed when they say whose call they pass on.
         keep_alive: seconds of silence in a stream of events after which a comment is sent.
     """
 
-    def __init__(self, conversation: Conversation, health: HealthReporter, *, keep_alive: float = 15.0) -> None:
+    def __init__(
+        self, conversation: Conversation, health: HealthReporter, trusted: Networks, *, keep_alive: float = 15.0
+    ) -> None:
         self._conversation = conversation
         self._health = health
+        self._trusted = trusted
         self._keep_alive = keep_alive
 
     async def Chat(
@@ -49,8 +56,17 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             ChatError: what the conversation raised; InvalidRequest before it for a message of the wrong length.
         """
         _check_message(request.message)
+        caller = caller_of(context, self._trusted)
         events = self._conversation.chat(
-            ChatRequest(message=request.message, session_id=request.session_id, request_id=request_id())
+            ChatRequest(
+                message=request.message,
+                session_id=request.session_id,
+                request_id=request_id(),
+                idempotent=named_by_caller(),
+                address=caller.address,
+                route=REST_B,
+                deadline=caller.deadline,
+            )
         )
         async with aclosing(events):
             if request.HasField("stream") and not request.stream:

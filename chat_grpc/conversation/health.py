@@ -11,7 +11,7 @@ from chat_grpc import __version__
 from chat_grpc.conversation.sessions import Sessions
 from chat_grpc.domain import Part
 from chat_grpc.errors import ChatError
-from chat_grpc.llm import Provider
+from chat_grpc.llm import Models
 from chat_grpc.retrieval import MemoryState, Retriever
 from chat_grpc.storage import Storage
 
@@ -55,16 +55,21 @@ class HealthReport:
 class HealthReporter:
     """Asks every part how it is."""
 
-    def __init__(self, *, retriever: Retriever, provider: Provider, storage: Storage, sessions: Sessions) -> None:
+    def __init__(self, *, retriever: Retriever, models: Models, storage: Storage, sessions: Sessions) -> None:
         self._retriever = retriever
-        self._provider = provider
+        self._models = models
         self._storage = storage
         self._sessions = sessions
+
+    @property
+    def model(self) -> str:
+        """The full name of the default model."""
+        return self._models.full_name("")
 
     async def report(self) -> HealthReport:
         """Return the state of every part, within CHECK_SECONDS."""
         memory, model, storage = await asyncio.gather(
-            _ask(self._retriever.state()), _ask(self._provider.ping()), _ask(self._storage.ping())
+            _ask(self._retriever.state()), _ask(self._models.ping()), _ask(self._storage.ping())
         )
         frames = memory.frame_count if isinstance(memory, MemoryState) else 0
         if isinstance(memory, MemoryState) and not memory.serving:
@@ -82,7 +87,7 @@ class HealthReporter:
             frame_count=frames,
             active_sessions=len(self._sessions),
             version=__version__,
-            model=f"{self._provider.name}/{self._provider.default_model}",
+            model=self.model,
         )
 
     async def can_answer(self) -> bool:

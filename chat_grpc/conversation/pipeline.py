@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
-from chat_grpc.conversation import ids, prompt, rules
+from chat_grpc.cache import Cache, CachedAnswer
+from chat_grpc.conversation import ids, prompt, requests, rules
+from chat_grpc.conversation.admission import Admission
+from chat_grpc.conversation.answering import Answering, Sending
+from chat_grpc.conversation.flight import Flight, Flights, key_of
 from chat_grpc.conversation.sessions import Exchange, Session, Sessions
+from chat_grpc.conversation.system_prompt import SystemPrompt
 from chat_grpc.domain import (
     ChatRequest,
     Completed,
     Event,
+    FinishReason,
     Message,
     Part,
     Retrieved,
@@ -24,59 +30,70 @@ from chat_grpc.domain import (
     SuggestedQuestion,
     Usage,
 )
-from chat_grpc.errors import ChatError, Draining, ModelBroke, NotFound, RetrievalUnavailable
-from chat_grpc.llm import Ending, Prompt, Provider
-from chat_grpc.llm.tokens import estimate
+from chat_grpc.errors import ChatError, Conflict, ModelBroke, ModelError, NotFound, RetrievalUnavailable
+from chat_grpc.llm import Ending, Models, Opened, Prompt
+from chat_grpc.llm.contexts import Contexts
+from chat_grpc.llm.prices import Prices
+from chat_grpc.llm.tokens import TokenCounter
 from chat_grpc.retrieval import Retriever
 from chat_grpc.storage import Storage
 from chat_grpc.telemetry import logs
 
 log = logs.get(__name__)
 
+T = TypeVar("T")
+
 DEFAULT_TOP_K = 5
-
-
-@dataclass(slots=True)
-class _Answer:
-    """What is known so far of the answer to a message."""
-
-    message: Message
-    session: Session
-    keeping: asyncio.Task[None] | None = None
-    prompt: Prompt | None = None
-    pieces: list[str] = field(default_factory=list)
-    degraded: tuple[Part, ...] = ()
+TENANT = ""
+"""Whose answers are shared: everybody's, as long as there is one tenant."""
 
 
 class Conversation:
     """Answers messages. One instance serves all callers.
 
     Args:
-        provider: who writes the answers.
+        models: who writes the answers.
         retriever: where passages are found.
         storage: where messages are kept.
         sessions: which conversations go on.
-        system_prompt: what the model is told to be; "" for the built-in text.
+        cache: answers of earlier, equal requests.
+        admission: who may ask, how often.
+        system_prompt: what the model is told to be.
+        contexts: how much a model reads at once.
+        tokens: what counts them.
+        prices: what they cost.
         max_tokens: how long an answer may get where the request does not say.
     """
 
     def __init__(
         self,
         *,
-        provider: Provider,
+        models: Models,
         retriever: Retriever,
         storage: Storage,
         sessions: Sessions,
-        system_prompt: str,
+        cache: Cache,
+        admission: Admission,
+        system_prompt: SystemPrompt,
+        contexts: Contexts,
+        tokens: TokenCounter,
+        prices: Prices,
         max_tokens: int,
     ) -> None:
-        self._provider = provider
+        self._models = models
         self._retriever = retriever
         self._storage = storage
         self._sessions = sessions
+        self._cache = cache
+        self._admission = admission
         self._system_prompt = system_prompt
+        self._contexts = contexts
+        self._tokens = tokens
+        self._prices = prices
         self._max_tokens = max_tokens
-        self._settling: set[asyncio.Task[None]] = set()
+        self._flights = Flights()
+        self._named: dict[str, Answering] = {}
+        self._working: set[asyncio.Task[Any]] = set()
 
     async def chat(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
         """Answer one message: Started, Retrieved, pieces of text, Completed.
@@ -84,52 +101,20 @@ class Conversation:
         The message is kept as pending before a model is asked, and settled
         whatever happens: the end of this generator, by exhaustion, by error or
         by ``aclose`` at any point, is the end that the history tells of.
-        Completed comes only once the whole answer has been kept.
+        Completed comes only once the whole answer has been kept. A request that
+        its caller named, and that is being answered, is joined.
 
         Raises:
-            ChatError: InvalidRequest, NotFound and Forbidden before anything
-                was kept; StorageUnavailable and ModelError at any point.
+            ChatError: InvalidRequest, TooManyRequests, NotFound, Forbidden and
+                Conflict before anything was kept; StorageUnavailable and
+                ModelError at any point.
         """
-        rules.check_request(request, models=self._provider.models)
-        session = await self._sessions.open(request.session_id, request.user_id)
-        model = request.options.model or self._provider.default_model
-        answer = _Answer(_new_message(request, session, f"{self._provider.name}/{model}"), session)
-        searching = asyncio.ensure_future(self._retrieve(request))
-        try:
-            await self._keep(answer)
-            yield Started(answer.message.id, session.id, request.request_id)
-            found = await searching
-            if found is None:
-                answer.degraded = (Part.RETRIEVAL,)
-            yield found or Retrieved((), 0)
-            passages = found.passages if found else None
-            answer.prompt = prompt.build(
-                request,
-                passages,
-                session.exchanges,
-                system=self._system_prompt,
-                model=model,
-                max_tokens=self._max_tokens,
-            )
-            ending: Ending | None = None
-            pieces = answer.pieces
-            async with aclosing(self._provider.stream(answer.prompt)) as stream:
-                async for piece in stream:
-                    if isinstance(piece, str):
-                        pieces.append(piece)
-                        yield piece
-                    else:
-                        ending = piece
-            yield await self._complete(answer, ending)
-        except BaseException as error:
-            fault = Draining() if Draining.ended(error) else error
-            if answer.message.status is Status.PENDING:
-                await self._settle_failure(answer, fault)
-            if fault is not error:
-                raise fault from None
-            raise
-        finally:
-            searching.cancel()
+        rules.check_request(request, models=self._models.models)
+        async with self._admission.enter(request):
+            answering = await self._answering(request)
+            async with aclosing(answering.read()) as events:
+                async for event in events:
+                    yield event
 
     async def suggested_questions(self) -> tuple[SuggestedQuestion, ...]:
         """Return questions worth asking.
@@ -145,15 +130,210 @@ class Conversation:
             )
         return profile.suggested_questions
 
+    @property
+    def working(self) -> int:
+        """How many tasks are answering, or keeping what was answered."""
+        return len(self._working)
+
     async def close(self) -> None:
         """Wait until every message that has ended is kept so."""
-        while self._settling:
-            await asyncio.wait(self._settling)
+        while self._working:
+            await asyncio.wait(self._working)
 
-    async def _keep(self, answer: _Answer) -> None:
-        """Keep the message as pending."""
-        answer.keeping = self._background(self._storage.add(answer.message))
-        await asyncio.shield(answer.keeping)
+    async def _answering(self, request: ChatRequest) -> Answering:
+        """Return the answer to read: the one that the request's name stands for, or a new one."""
+        sending = await self._sending(request)
+        key = requests.key_of(request)
+        digest = requests.digest_of(request) if key else ""
+        while True:
+            if known := self._named.get(key):
+                requests.check_same(digest, known.digest)
+                if known.joinable:
+                    return known
+                # Its readers have left and it is about to end: then it may be tried again.
+                assert known.task is not None  # noqa: S101 (it was started before it was named)
+                await asyncio.wait((known.task,))
+                continue
+            session = await self._sessions.open(request.session_id, request.user_id)
+            if key not in self._named:  # nobody came first meanwhile
+                break
+            self._sessions.discard(session, request.session_id)
+        answering = Answering(request, session, self._new_message(request, session, key, digest), digest, sending)
+        task = answering.start(self._answer(answering))
+        self._track(task)
+        if key:
+            self._named[key] = answering
+            task.add_done_callback(lambda _: self._named.pop(key, None))
+        return answering
+
+    async def _sending(self, request: ChatRequest) -> Sending:
+        """Return what goes to the model whatever is found, once it is known that the question fits.
+
+        Raises:
+            InvalidRequest: it does not.
+        """
+        model = self._models.full_name(request.options.model)
+        max_tokens = request.options.max_tokens or self._max_tokens
+        system = await self._system_prompt.text()
+        budget = prompt.budget_of(await self._contexts.window(model), max_tokens)
+        if not prompt.fits_by_far(request, None, (), system=system, budget=budget):
+            await self._tokens.load()
+        prompt.check_question(request.message, system=system, budget=budget, count=self._tokens.count)
+        return Sending(model, max_tokens, system, budget)
+
+    def _new_message(self, request: ChatRequest, session: Session, key: str, digest: str) -> Message:
+        now = datetime.now(UTC)
+        return Message(
+            id=ids.new_message_id(now),
+            user_id=request.user_id,
+            session_id=session.id,
+            request_id=request.request_id,
+            message=request.message,
+            created_at=now,
+            model=self._models.full_name(request.options.model),
+            request_key=key,
+            request_digest=digest,
+        )
+
+    async def _answer(self, answering: Answering) -> None:
+        """Do all the work of one message."""
+        searching = asyncio.ensure_future(self._retrieve(answering.request))
+        try:
+            answering.kept = self._track(asyncio.ensure_future(self._storage.add(answering.message)))
+            if not await asyncio.shield(answering.kept):
+                await self._replay(answering)
+                return
+            message = answering.message
+            answering.say(Started(message.id, message.session_id, message.request_id))
+            found = await searching
+            answering.say(found or Retrieved((), 0))
+            answering.message = replace(message, passages=found.passages if found else ())
+            if found is None:
+                answering.degraded = (Part.RETRIEVAL,)
+            answering.prompt = await self._prompt(answering, found)
+            await self._write(answering)
+        except BaseException as error:
+            if answering.message.status is Status.PENDING:
+                await self._settle_failure(answering, answering.cause(error))
+            raise
+        finally:
+            searching.cancel()
+
+    async def _prompt(self, answering: Answering, found: Retrieved | None) -> Prompt:
+        sending, passages = answering.sending, found.passages if found else None
+        exchanges = answering.session.exchanges
+        if not prompt.fits_by_far(answering.request, passages, exchanges, system=sending.system, budget=sending.budget):
+            await self._tokens.load()
+        return prompt.build(
+            answering.request,
+            passages,
+            exchanges,
+            system=sending.system,
+            model=answering.request.options.model,
+            max_tokens=sending.max_tokens,
+            budget=sending.budget,
+            count=self._tokens.count,
+        )
+
+    async def _write(self, answering: Answering) -> None:
+        """Have the answer written, or give one that was or is being written for an equal request."""
+        assert answering.prompt is not None  # noqa: S101 (_answer has set it)
+        key = key_of(answering.prompt, tenant=TENANT, model=answering.sending.model)
+        if not answering.request.options.skip_cache:
+            cached = await self._cache.get(key)
+            if cached is not None:
+                answering.say_text(cached.text)
+                await self._complete(answering, cached, cached=True)
+                return
+            flight = self._flights.get(key)
+            if flight is not None:
+                await self._follow(answering, flight)
+                return
+        with self._flights.begin(key) as flight:
+            answering.stays_for(lambda: self._abandon(answering, flight, key))
+            written = await self._generate(answering, flight)
+            flight.answer = written
+            flight.text.close()
+            if Part.LLM not in answering.degraded and written.finish_reason is not FinishReason.CONTENT_FILTER:
+                await self._cache.put(key, written)
+        if not answering.abandoned:
+            await self._complete(answering, written, cached=False)
+
+    async def _generate(self, answering: Answering, flight: Flight) -> CachedAnswer:
+        """Pass on what the model writes, as it comes, and return the whole."""
+        assert answering.prompt is not None  # noqa: S101 (_answer has set it)
+        opened = await self._models.begin(answering.prompt)
+        answering.message = replace(answering.message, model=opened.model)
+        if opened.fallback:
+            answering.degraded += (Part.LLM,)
+        ending = await self._pass_on(answering, flight, opened)
+        usage = ending.usage or self._estimated(answering)
+        return CachedAnswer(
+            text="".join(answering.pieces),
+            model=opened.model,
+            finish_reason=ending.finish_reason,
+            usage=replace(usage, cost_usd=await self._prices.cost(opened.model, usage)),
+        )
+
+    async def _pass_on(self, answering: Answering, flight: Flight, opened: Opened) -> Ending:
+        piece = opened.first
+        try:
+            async with aclosing(opened.rest) as rest:
+                if isinstance(piece, str):
+                    answering.say_text(piece)
+                    flight.text.append(piece)
+                    async for piece in rest:
+                        if not isinstance(piece, str):
+                            break
+                        answering.say_text(piece)
+                        flight.text.append(piece)
+                if isinstance(piece, str):
+                    provider = opened.model.partition("/")[0]
+                    raise ModelBroke("the provider ended without an ending", provider=provider, stage="stream")
+                async for _ in rest:  # to its end, so that its connection can be used again
+                    pass
+        except ModelError as error:
+            opened.failed(error)
+            raise
+        opened.succeeded()
+        return piece
+
+    async def _follow(self, answering: Answering, flight: Flight) -> None:
+        """Give the answer that is being written for an equal request."""
+        async with aclosing(flight.follow()) as pieces:
+            async for piece in pieces:
+                answering.say_text(piece)
+        assert flight.answer is not None  # noqa: S101 (set before the text was closed)
+        await self._complete(answering, flight.answer, cached=True)
+
+    def _abandon(self, answering: Answering, flight: Flight, key: str) -> bool:
+        """The readers have left: go on if somebody follows, and let nobody begin to follow otherwise."""
+        if flight.text.closed:
+            return False
+        if not flight.followed:
+            self._flights.close(key, flight)
+            return False
+        assert answering.task is not None  # noqa: S101 (this is called from a reader of it)
+        flight.abandon(answering.task.cancel)
+        self._track(asyncio.ensure_future(self._settle_failure(answering, asyncio.CancelledError())))
+        return True
+
+    async def _replay(self, answering: Answering) -> None:
+        """Give the answer that is kept for an earlier request of this name."""
+        self._sessions.discard(answering.session, answering.request.session_id)
+        kept = await self._storage.find_request(answering.message.request_key)
+        if kept is None or kept.status is Status.PENDING:
+            raise Conflict(
+                "the request is being answered elsewhere; ask again for its answer",
+                reason="REQUEST_IN_PROGRESS",
+                retry_after=1.0,
+            )
+        requests.check_same(answering.digest, kept.request_digest)
+        answering.message = kept
+        answering.say(Started(kept.id, kept.session_id, kept.request_id))
+        answering.say(Retrieved(kept.passages, 0))
+        answering.say_text(kept.answer)
+        answering.say(_completed(kept))
 
     async def _retrieve(self, request: ChatRequest) -> Retrieved | None:
         """Return the passages, or None when the memory is missing."""
@@ -169,90 +349,89 @@ class Conversation:
             return None
         return Retrieved(passages, round((time.perf_counter() - started) * 1000))
 
-    async def _complete(self, answer: _Answer, ending: Ending | None) -> Completed:
+    async def _complete(self, answering: Answering, answer: CachedAnswer, *, cached: bool) -> None:
         """Keep the whole answer, then say that it is complete."""
-        if ending is None:
-            raise ModelBroke("the provider ended without an ending", provider=self._provider.name, stage="stream")
-        text = "".join(answer.pieces)
-        usage = ending.usage or _estimated(answer)
         settled = replace(
-            answer.message,
+            answering.message,
             status=Status.COMPLETED,
-            answer=text,
-            finish_reason=ending.finish_reason,
-            usage=usage,
+            answer=answer.text,
+            model=answer.model,
+            finish_reason=answer.finish_reason,
+            # An answer that was written for somebody else is not paid for again.
+            usage=replace(answer.usage, cost_usd=0.0) if cached else answer.usage,
             completed_at=datetime.now(UTC),
-            degraded=answer.degraded,
+            cached=cached,
+            degraded=answering.degraded,
         )
-        await asyncio.shield(self._background(self._storage.settle(settled)))
-        answer.message = settled
-        answer.session.exchanges.append(Exchange(settled.message, text))
-        log.info("answered", message_id=settled.id, model=settled.model, tokens=usage.total_tokens)
-        return Completed(
-            settled.id,
-            settled.session_id,
-            settled.model,
-            settled.created_at,
-            ending.finish_reason,
-            usage,
-            degraded=answer.degraded,
+        await asyncio.shield(self._track(asyncio.ensure_future(self._storage.settle(settled))))
+        answering.message = settled
+        answering.session.exchanges.append(Exchange(settled.message, settled.answer))
+        log.info(
+            "answered", message_id=settled.id, model=settled.model, tokens=answer.usage.total_tokens, cached=cached
         )
+        answering.say(_completed(settled))
 
-    async def _settle_failure(self, answer: _Answer, error: BaseException) -> None:
+    async def _settle_failure(self, answering: Answering, error: BaseException) -> None:
         """Keep how a message ended that was not completed."""
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
             status, reason = Status.CANCELLED, "CANCELLED"
         else:
-            status = Status.PARTIAL if answer.pieces else Status.FAILED
+            status = Status.PARTIAL if answering.pieces else Status.FAILED
             reason = error.reason if isinstance(error, ChatError) else "INTERNAL"
-        answer.message = replace(
-            answer.message,
+        answering.message = replace(
+            answering.message,
             status=status,
-            answer="".join(answer.pieces),
+            answer="".join(answering.pieces),
             error_reason=reason,
-            usage=_estimated(answer) if answer.prompt else None,
+            usage=await self._priced(answering),
             completed_at=datetime.now(UTC),
-            degraded=answer.degraded,
+            degraded=answering.degraded,
         )
-        await asyncio.shield(self._background(self._settle_kept(answer)))
+        await asyncio.shield(self._track(asyncio.ensure_future(self._settle_kept(answering))))
 
-    async def _settle_kept(self, answer: _Answer) -> None:
+    async def _priced(self, answering: Answering) -> Usage | None:
+        """Return what an answer that was not completed has cost so far; None if no model was asked."""
+        if answering.prompt is None:
+            return None
+        usage = self._estimated(answering)
+        return replace(usage, cost_usd=await self._prices.cost(answering.message.model, usage))
+
+    def _estimated(self, answering: Answering) -> Usage:
+        """Return what was sent and written where the provider reported nothing."""
+        sent = sum(self._tokens.count(turn.content) for turn in answering.prompt.turns) if answering.prompt else 0
+        written = self._tokens.count("".join(answering.pieces))
+        return Usage(sent, written, sent + written, None, estimated=True)
+
+    async def _settle_kept(self, answering: Answering) -> None:
         """Keep the end of a message, if the message itself was kept."""
+        message = answering.message
         try:
-            if answer.keeping is None:
+            if answering.kept is None or not await answering.kept:
                 return
-            await answer.keeping
-            await self._storage.settle(answer.message)
+            await self._storage.settle(message)
         except ChatError as fault:
             # The error that ended the message is what the caller must hear of.
-            log.warning("the end of a message could not be kept", message_id=answer.message.id, reason=fault.reason)
+            log.warning("the end of a message could not be kept", message_id=message.id, reason=fault.reason)
         else:
-            message = answer.message
             log.info("not answered", message_id=message.id, status=message.status, reason=message.error_reason)
 
-    def _background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Do storage work that must come to its end also when the caller leaves meanwhile."""
-        task = asyncio.ensure_future(work)
-        self._settling.add(task)
-        task.add_done_callback(self._settling.discard)
+    def _track(self, task: asyncio.Task[T]) -> asyncio.Task[T]:
+        """Hold on to a task that must come to its end also when the caller leaves meanwhile."""
+        self._working.add(task)
+        task.add_done_callback(self._working.discard)
         return task
 
 
-def _new_message(request: ChatRequest, session: Session, model: str) -> Message:
-    now = datetime.now(UTC)
-    return Message(
-        id=ids.new_message_id(now),
-        user_id=request.user_id,
-        session_id=session.id,
-        request_id=request.request_id,
-        message=request.message,
-        created_at=now,
-        model=model,
+def _completed(message: Message) -> Completed:
+    assert message.finish_reason is not None  # noqa: S101 (completed messages have one)
+    assert message.usage is not None  # noqa: S101 (and were counted)
+    return Completed(
+        message.id,
+        message.session_id,
+        message.model,
+        message.created_at,
+        message.finish_reason,
+        message.usage,
+        cached=message.cached,
+        degraded=message.degraded,
     )
-
-
-def _estimated(answer: _Answer) -> Usage:
-    """Return what an answer cost where the provider reported nothing."""
-    sent = sum(estimate(turn.content) for turn in answer.prompt.turns) if answer.prompt else 0
-    written = estimate("".join(answer.pieces))
-    return Usage(sent, written, sent + written, None, estimated=True)

@@ -75,6 +75,11 @@ class Sessions:
         self._live[session.id] = session  # and so the TTL begins anew
         return session
 
+    def discard(self, session: Session, asked_for: str) -> None:
+        """Drop a session that ``open`` made anew (for "") and that nothing was said in."""
+        if not asked_for:
+            self._live.pop(session.id, None)
+
     def forget(self, scope: Scope) -> None:
         """Drop the sessions of a user, or one session, whose messages were deleted."""
         if scope.session_id:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from chat_grpc.domain import FinishReason, Passage, Usage
+from chat_grpc.errors import ModelError
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,8 @@ class Prompt:
     model: str
     max_tokens: int | None = None
     temperature: float | None = None
+    deadline: float | None = None
+    """The caller's own, in loop time: nothing is begun that can't end before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,61 @@ class Provider(Protocol):
 
     async def ping(self) -> None:
         """Return if the provider could be asked now; raise ModelError otherwise."""
+
+    async def close(self) -> None:
+        """Let go of connections."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An answer whose first piece has arrived.
+
+    Attributes:
+        model: the full name (provider/model) of the model that writes it.
+        fallback: whether another than the first choice writes it.
+        first: its first piece.
+        rest: what follows, to be closed by whoever has it.
+        failed: to be called if ``rest`` raises ModelError.
+        succeeded: to be called when ``rest`` has come to its Ending.
+    """
+
+    model: str
+    fallback: bool
+    first: str | Ending
+    rest: AsyncGenerator[str | Ending, None]
+    failed: Callable[[ModelError], None]
+    succeeded: Callable[[], None]
+
+
+class Models(Protocol):
+    """All providers as one: what a conversation needs of them."""
+
+    name: str
+    """The first choice's name."""
+    default_model: str
+    """The first choice's model."""
+    models: frozenset[str]
+    """The models that a request may name."""
+
+    def full_name(self, model: str) -> str:
+        """Return provider/model for a name that a request may use; "" is the default."""
+
+    async def begin(self, prompt: Prompt) -> Opened:
+        """Have an answer begun, by the first choice if it can be.
+
+        What can be tried again, or by another, is tried here and only here:
+        once there is text, its model writes it to the end. Cancelling this
+        ends the upstream request.
+
+        Raises:
+            ModelError: nobody could.
+        """
+
+    async def open(self) -> None:
+        """Get ready for the first answer; called once the server serves."""
+
+    async def ping(self) -> None:
+        """Return if somebody could be asked now; raise ModelError otherwise."""
 
     async def close(self) -> None:
         """Let go of connections."""

@@ -29,6 +29,8 @@ UNREACHABLE = (
     "The documents can't be searched right now, and no language model is set up, so there is nothing I can quote "
     "(extractive answer); please ask again in a moment."
 )
+IS_SET_UP = "language model is set up"
+CAN_BE_REACHED = "language model can be reached right now"
 
 MIN_STEM = 3
 
@@ -129,15 +131,24 @@ _STOP_WORDS = frozenset(
 
 
 class Extractive:
-    """Quotes the sentences of the passages that fit the question best, with their titles."""
+    """Quotes the sentences of the passages that fit the question best, with their titles.
+
+    Args:
+        standing_in: whether it answers because others failed, and so says that instead.
+    """
 
     name = "extractive"
     default_model = MODEL
     models = frozenset({MODEL})
 
+    def __init__(self, *, standing_in: bool = False) -> None:
+        self._standing_in = standing_in
+
     async def stream(self, prompt: Prompt) -> AsyncGenerator[str | Ending, None]:
         """Yield the answer quote by quote, then its Ending."""
         pieces = [UNREACHABLE] if prompt.passages is None else list(answer(prompt.question, prompt.passages))
+        if self._standing_in:
+            pieces[0] = pieces[0].replace(IS_SET_UP, CAN_BE_REACHED)
         for piece in pieces:
             yield piece
         tokens = estimate("".join(pieces))

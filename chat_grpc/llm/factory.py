@@ -1,56 +1,54 @@
-"""Choosing who writes the answers, from the settings."""
+"""Building those who write the answers, from the settings."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from chat_grpc.llm import Provider
+from chat_grpc.llm.chain import Chain, Link
 from chat_grpc.llm.extractive import Extractive
+from chat_grpc.llm.lineup import OWN_DEFAULTS, Place, lineup
 from chat_grpc.llm.openai_wire import OpenAIWire
 from chat_grpc.llm.watchdog import TimeLimits
-from chat_grpc.settings import Secret, Settings
+from chat_grpc.settings import Settings
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    base_url: str
-    model: str
-    key: Secret
-    key_setting: str
+def choose(settings: Settings) -> Chain:
+    """Return the chain of providers that the settings name; see llm.lineup for its order."""
+    places = lineup(settings)
+    providers: dict[str, Provider] = {}
+    for place in places:
+        if place.provider not in providers:
+            further = settings.llm_models if place is places[0] else ""
+            models = frozenset(filter(None, (model.strip() for model in further.split(","))))
+            providers[place.provider] = _build(settings, place, places[0], models)
+    return Chain(
+        [Link(providers[place.provider], place.model) for place in places],
+        retries=settings.llm_retries,
+        breaker_failures=settings.llm_breaker_failures,
+        breaker_seconds=settings.llm_breaker_seconds,
+    )
 
 
-def choose(settings: Settings) -> Provider:
-    """Return the provider that the settings name.
+def _build(settings: Settings, place: Place, first: Place, models: frozenset[str]) -> Provider:
+    if place.provider == "extractive":
+        return Extractive(standing_in=place is not first)
+    limits = TimeLimits(settings.llm_first_token_timeout, settings.llm_idle_timeout, settings.llm_timeout)
+    if place.provider in OWN_DEFAULTS:
+        return OpenAIWire(
+            place.provider,
+            base_url=place.base_url,
+            api_key=place.api_key,
+            key_setting=place.key_setting,
+            default_model=place.model,
+            models=models,
+            limits=limits,
+        )
+    from chat_grpc.llm.litellm_provider import LiteLLM
 
-    Without a name: the first of gemini, openrouter and openai that has what it
-    needs, else extractive.
-    """
-    known = {
-        "gemini": _Known(
-            "https://generativelanguage.googleapis.com/v1beta/openai",
-            "gemini-flash-latest",
-            settings.gemini_api_key,
-            "CHAT_GEMINI_API_KEY",
-        ),
-        "openrouter": _Known(
-            "https://openrouter.ai/api/v1",
-            "nvidia/nemotron-nano-9b-v2:free",
-            settings.openrouter_api_key,
-            "CHAT_OPENROUTER_API_KEY",
-        ),
-        "openai": _Known("https://api.openai.com/v1", "gpt-5-mini", settings.llm_api_key, "CHAT_LLM_API_KEY"),
-        "local": _Known(settings.llm_base_url, "local", settings.llm_api_key, "CHAT_LLM_API_KEY"),
-    }
-    name = settings.llm_provider or next((name for name in ("gemini", "openrouter", "openai") if known[name].key), "")
-    if name not in known:
-        return Extractive()
-    chosen = known[name]
-    return OpenAIWire(
-        name,
-        base_url=settings.llm_base_url or chosen.base_url,
-        api_key=chosen.key,
-        key_setting=chosen.key_setting,
-        default_model=settings.llm_model or chosen.model,
-        models=frozenset(filter(None, (model.strip() for model in settings.llm_models.split(",")))),
-        limits=TimeLimits(settings.llm_first_token_timeout, settings.llm_idle_timeout, settings.llm_timeout),
+    return LiteLLM(
+        place.provider,
+        base_url=place.base_url,
+        api_key=place.api_key,
+        default_model=place.model,
+        models=models,
+        limits=limits,
     )

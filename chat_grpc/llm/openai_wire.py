@@ -15,6 +15,7 @@ import msgspec
 
 from chat_grpc.errors import ModelBroke, ModelError, ModelTimeout, ModelUnavailable
 from chat_grpc.llm import Ending, Prompt
+from chat_grpc.llm.refusals import refused, seconds
 from chat_grpc.llm.watchdog import TimeLimits, Watchdog
 from chat_grpc.llm.wire import WireAnswer, request_body
 from chat_grpc.settings import Secret
@@ -158,25 +159,9 @@ class OpenAIWire:
             raise self._unreachable("connect") from None
         if response.status == HTTP_OK:
             return response
-        retry_after = _seconds(response.headers.get("retry-after", ""))
+        wait = seconds(response.headers.get("retry-after", ""))
         response.close()
-        raise self._refused(response.status, retry_after)
-
-    def _refused(self, status: int, retry_after: float | None) -> ModelUnavailable:
-        reason, text = {
-            401: ("MODEL_AUTH", f"refused the key; check {self._key_setting}"),
-            403: ("MODEL_AUTH", f"refused the key; check {self._key_setting}"),
-            402: ("MODEL_CREDIT", "wants the account to be paid up"),
-            404: ("MODEL_UNKNOWN", "does not know the model or the path; check CHAT_LLM_MODEL and CHAT_LLM_BASE_URL"),
-            429: ("MODEL_RATE_LIMITED", "has had too many requests"),
-        }.get(status, ("MODEL_UNAVAILABLE", f"answered with HTTP status {status}"))
-        return ModelUnavailable(
-            f"the model provider {self.name} {text}",
-            provider=self.name,
-            stage="connect",
-            reason=reason,
-            retry_after=retry_after,
-        )
+        raise refused(self.name, response.status, retry_after=wait, key_setting=self._key_setting)
 
     def _unreachable(self, stage: str) -> ModelError:
         return ModelUnavailable(f"the model provider {self.name} could not be reached", provider=self.name, stage=stage)
@@ -213,11 +198,3 @@ def _client_error() -> tuple[type[Exception], ...]:
     """Return what aiohttp raises for a broken connection; it is imported by now."""
     aiohttp = importlib.import_module("aiohttp")
     return (aiohttp.ClientError, OSError, asyncio.IncompleteReadError)
-
-
-def _seconds(retry_after: str) -> float | None:
-    """Read a Retry-After header; only its form in seconds is in use (RFC 9110, 10.2.3)."""
-    try:
-        return min(max(float(retry_after), 0.0), 3600.0)
-    except ValueError:
-        return None

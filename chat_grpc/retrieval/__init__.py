@@ -11,11 +11,12 @@ from chat_grpc.domain import Passage, SuggestedQuestion
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What the memory says of itself."""
+    """What the memory says of itself; ``system_prompt`` is what the model is to be told, "" if it doesn't say."""
 
     name: str
     title: str
     suggested_questions: tuple[SuggestedQuestion, ...]
+    system_prompt: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 import msgspec
@@ -42,6 +42,7 @@ class _ProfileCard(msgspec.Struct):
     title: str = ""
     suggested_questions: list[str] = []
     categories: dict[str, str] = {}
+    system_prompt: Any = ""
 
 
 class MemvidRetriever:
@@ -86,7 +87,9 @@ class MemvidRetriever:
         questions = tuple(
             SuggestedQuestion(text, card.categories.get(text, "general")) for text in card.suggested_questions
         )
-        return Profile(card.name, card.title, questions)
+        # A card that others wrote may hold anything under this name; its questions are good all the same.
+        system_prompt = card.system_prompt if isinstance(card.system_prompt, str) else ""
+        return Profile(card.name, card.title, questions, system_prompt)
 
     async def state(self) -> MemoryState:
         """Ask the service's own health; see Retriever."""

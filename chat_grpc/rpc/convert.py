@@ -9,6 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from chat_grpc import domain
 from chat_grpc._gen.chat.v1 import chat_pb2, health_pb2, history_pb2, types_pb2
 from chat_grpc.conversation.health import Health, HealthReport
+from chat_grpc.rpc.caller import Caller
 from chat_grpc.rpc.interceptor import is_request_id
 from chat_grpc.telemetry import context
 
@@ -37,16 +38,19 @@ HEALTHS = {
 }
 
 
-def chat_request(proto: chat_pb2.ChatRequest) -> domain.ChatRequest:
+def chat_request(proto: chat_pb2.ChatRequest, caller: Caller) -> domain.ChatRequest:
     """Read a request; one that names itself gives its name to the logs."""
     if is_request_id(proto.request_id):
-        context.set_request_id(proto.request_id)
+        context.set_request_id(proto.request_id, by_caller=True)
     options = proto.options
     return domain.ChatRequest(
         message=proto.message,
         user_id=proto.user_id,
         session_id=proto.session_id,
         request_id=proto.request_id or context.request_id(),
+        idempotent=context.named_by_caller(),
+        address=caller.address,
+        deadline=caller.deadline,
         options=domain.ChatOptions(
             max_tokens=options.max_tokens if options.HasField("max_tokens") else None,
             temperature=options.temperature if options.HasField("temperature") else None,

@@ -119,8 +119,9 @@ def _handler(kind: Any, *parts: Any) -> Handler:
 def _begin(metadata: dict[str, Any]) -> str:
     """Name the call: by the caller's x-request-id if it is fit to be logged, else anew."""
     given = metadata.get("x-request-id", "")
-    request_id = given if is_request_id(given) else uuid.uuid4().hex
-    call.set_request_id(request_id)
+    by_caller = is_request_id(given)
+    request_id = given if by_caller else uuid.uuid4().hex
+    call.set_request_id(request_id, by_caller=by_caller)
     return request_id
 
 

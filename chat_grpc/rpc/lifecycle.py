@@ -123,9 +123,9 @@ async def _drain(server: grpc.aio.Server, seconds: float, in_flight: InFlight | 
     if in_flight is None:
         await server.stop(seconds)
         return
-    # Refuses new calls at once; the longer grace leaves room to say goodbye.
-    stopping = asyncio.ensure_future(server.stop(seconds + GOODBYE_SECONDS))
-    await asyncio.sleep(0)
+    # The server still listens, so that new calls are refused in so many words
+    # and probes hear NOT_SERVING; stopping it now would cancel those that a
+    # client has sent and the server not yet seen.
     for ended in (False, True):
         if ended:
             log.warning("ending the calls that did not finish", count=in_flight.count)
@@ -137,4 +137,3 @@ async def _drain(server: grpc.aio.Server, seconds: float, in_flight: InFlight | 
             continue
         break
     await server.stop(None)  # what is left is health watches and reflection
-    await stopping

@@ -17,21 +17,26 @@ from chat_grpc.conversation.health import HealthReporter
 from chat_grpc.conversation.history import History
 from chat_grpc.conversation.pipeline import Conversation
 from chat_grpc.rpc import convert
+from chat_grpc.rpc.caller import caller_of
 from chat_grpc.rpc.interceptor import Context
+from chat_grpc.settings import Networks
 
 
 class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
-    """chat.v1.ChatService over a Conversation."""
+    """chat.v1.ChatService over a Conversation; ``trusted`` are the proxies that are believed."""
 
-    def __init__(self, conversation: Conversation) -> None:
+    def __init__(self, conversation: Conversation, trusted: Networks) -> None:
         self._conversation = conversation
+        self._trusted = trusted
 
     async def Chat(
         self, request: chat_pb2.ChatRequest, context: Context
     ) -> AsyncGenerator[chat_pb2.ChatResponse, None]:
         """Answer one message."""
         response, delta = chat_pb2.ChatResponse, chat_pb2.Delta
-        async with aclosing(self._conversation.chat(convert.chat_request(request))) as events:
+        async with aclosing(
+            self._conversation.chat(convert.chat_request(request, caller_of(context, self._trusted)))
+        ) as events:
             async for event in events:
                 if isinstance(event, str):
                     yield response(delta=delta(text=event))

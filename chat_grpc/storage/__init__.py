@@ -28,13 +28,21 @@ class Cursor:
 class Storage(Protocol):
     """A history. Every method raises StorageUnavailable when it can't do its work, and then has done none of it."""
 
-    async def add(self, message: Message) -> None:
-        """Keep a message before the model is called; it is durable on return."""
+    async def add(self, message: Message) -> bool:
+        """Keep a message; it is durable on return.
+
+        Returns:
+            False, with nothing kept, if another message has its ``request_key``.
+        """
+
+    async def find_request(self, request_key: str) -> Message | None:
+        """Return the message that has a request_key."""
 
     async def settle(self, message: Message) -> None:
         """Keep how a message ended, over what ``add`` kept; it is durable on return.
 
-        A message that was deleted in between stays deleted.
+        A message that was deleted in between stays deleted. One that was not
+        completed lets go of its ``request_key``.
         """
 
     async def list_messages(self, scope: Scope, *, limit: int, before: Cursor | None = None) -> list[Message]:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import aiosqlite
+import msgspec
 
-from chat_grpc.domain import FinishReason, Message, Part, Status, Usage
+from chat_grpc.domain import FinishReason, Message, Part, Passage, Status, Usage
 from chat_grpc.errors import StorageUnavailable
 from chat_grpc.storage import Cursor, Scope
 from chat_grpc.storage.migrate import migrate
@@ -23,17 +24,20 @@ log = logs.get(__name__)
 BUSY_MILLISECONDS = 2000
 """How long a write waits for another process that holds the database."""
 
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(tuple[Passage, ...]).decode
+
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 COLUMNS = (
     "id", "user_id", "session_id", "request_id", "message", "answer", "status", "finish_reason", "error_reason",
     "model", "prompt_tokens", "completion_tokens", "total_tokens", "cost_usd", "estimated", "cached", "degraded",
-    "created_at", "completed_at",
+    "passages", "created_at", "completed_at", "request_key", "request_digest",
 )  # fmt: skip
-SETTLED = (*COLUMNS[COLUMNS.index("answer") : COLUMNS.index("created_at")], "completed_at")
+SETTLED = (*COLUMNS[COLUMNS.index("answer") : COLUMNS.index("created_at")], "completed_at", "request_key")
 
 # Only names of columns, written above, are put into these texts.
-INSERT = f"INSERT INTO messages ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608
+INSERT = f"INSERT INTO messages ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) ON CONFLICT (request_key) WHERE request_key IS NOT NULL DO NOTHING"  # noqa: S608
 SETTLE = f"UPDATE messages SET {', '.join(f'{column} = ?' for column in SETTLED)} WHERE id = ?"  # noqa: S608
 SELECT = f"SELECT {', '.join(COLUMNS)} FROM messages"  # noqa: S608
 
@@ -89,15 +93,25 @@ class SQLiteStorage:
         await self._writer.close()
         await self._reader.close()
 
-    async def add(self, message: Message) -> None:
+    async def add(self, message: Message) -> bool:
         """Insert the row; see Storage."""
         async with self._guard("keep a message"):
-            await self._writer.execute(INSERT, [_row(message)[column] for column in COLUMNS])
+            row = _row(message)
+            cursor = await self._writer.execute(INSERT, [row[column] for column in COLUMNS])
+            return cursor.rowcount == 1
+
+    async def find_request(self, request_key: str) -> Message | None:
+        """Read the row by its index; see Storage."""
+        async with self._guard("read a message"):
+            rows = await self._reader.execute_fetchall(f"{SELECT} WHERE request_key = ?", (request_key,))
+        return next(map(_message, rows), None)
 
     async def settle(self, message: Message) -> None:
         """Update the row; see Storage."""
         async with self._guard("keep an answer"):
             row = _row(message)
+            if message.status is not Status.COMPLETED:
+                row["request_key"] = None
             await self._writer.execute(SETTLE, [*(row[column] for column in SETTLED), message.id])
 
     async def list_messages(self, scope: Scope, *, limit: int, before: Cursor | None = None) -> list[Message]:
@@ -126,7 +140,8 @@ class SQLiteStorage:
     async def _interrupt_pending(self) -> None:
         """Mark what a server that died left unfinished."""
         cursor = await self._writer.execute(
-            "UPDATE messages SET status = ?, error_reason = 'SERVER_DIED', completed_at = ? WHERE status = ?",
+            "UPDATE messages SET status = ?, error_reason = 'SERVER_DIED', completed_at = ?, request_key = NULL "
+            "WHERE status = ?",
             (Status.INTERRUPTED, _micros(datetime.now(UTC)), Status.PENDING),
         )
         if cursor.rowcount:
@@ -200,6 +215,9 @@ def _row(message: Message) -> dict[str, Any]:
         "estimated": usage and usage.estimated,
         "cached": message.cached,
         "degraded": ",".join(message.degraded),
+        "passages": _encode(message.passages).decode(),
+        "request_key": message.request_key or None,
+        "request_digest": message.request_digest,
         "created_at": _micros(message.created_at),
         "completed_at": message.completed_at and _micros(message.completed_at),
     }
@@ -232,4 +250,7 @@ def _message(values: Sequence[Any]) -> Message:
         completed_at=None if row["completed_at"] is None else _moment(row["completed_at"]),
         cached=bool(row["cached"]),
         degraded=tuple(Part(part) for part in row["degraded"].split(",") if part),
+        passages=_decode(row["passages"]),
+        request_key=row["request_key"] or "",
+        request_digest=row["request_digest"],
     )

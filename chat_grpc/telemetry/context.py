@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 
 _request_id: ContextVar[str] = ContextVar("request_id", default="")
+_named: ContextVar[bool] = ContextVar("request_id_named", default=False)
 
 
 def request_id() -> str:
@@ -12,6 +13,12 @@ def request_id() -> str:
     return _request_id.get()
 
 
-def set_request_id(value: str) -> None:
+def named_by_caller() -> bool:
+    """Tell whether the caller chose the request's id."""
+    return _named.get()
+
+
+def set_request_id(value: str, *, by_caller: bool) -> None:
     """Name the request that this task answers."""
     _request_id.set(value)
+    _named.set(by_caller)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import aiohttp
 import grpc
@@ -17,7 +18,7 @@ from chat_grpc._gen.gateway.v1 import gateway_pb2_grpc
 from chat_grpc.embedded import edge
 from chat_grpc.rpc.interceptor import ErrorInterceptor
 from chat_grpc.rpc.lifecycle import InFlight
-from chat_grpc.settings import Settings
+from chat_grpc.settings import Networks, Settings
 from gateway.servicer import GatewayServicer
 from tests.gateway.scripted import Conversation, Gateway, Health, NativeChat
 
@@ -27,7 +28,8 @@ async def gateway(request: pytest.FixtureRequest) -> AsyncIterator[Gateway]:
     """A real server. Parametrized indirectly, it says a comment after so many seconds of silence."""
     conversation, reporter, in_flight = Conversation(), Health(), InFlight()
     server = grpc.aio.server(interceptors=[ErrorInterceptor(in_flight)])
-    servicer = GatewayServicer(conversation, reporter, keep_alive=getattr(request, "param", 15.0))  # type: ignore[arg-type]  # doubles
+    doubles: tuple[Any, Any] = (conversation, reporter)
+    servicer = GatewayServicer(*doubles, Networks("127.0.0.0/8"), keep_alive=getattr(request, "param", 15.0))
     gateway_pb2_grpc.add_GatewayServiceServicer_to_server(servicer, server)
     chat_pb2_grpc.add_ChatServiceServicer_to_server(NativeChat(conversation), server)  # type: ignore[abstract]  # one method is played
     standard = health.aio.HealthServicer()
@@ -50,14 +52,14 @@ def edge_port(gateway: Gateway) -> Iterator[int]:
     command = [str(edge.binary()), *edge.arguments(edge.render(settings))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
-            _wait_until_listening(process, port)
+            wait_until_listening(process, port)
             yield port
         finally:
             process.terminate()
             process.wait(timeout=10)
 
 
-def _wait_until_listening(process: subprocess.Popen[str], port: int) -> None:
+def wait_until_listening(process: subprocess.Popen[str], port: int) -> None:
     while process.poll() is None:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()

@@ -51,7 +51,7 @@ async def test_missing_usage_is_estimated(chat_service: Service, model: Upstream
     assert usage.estimated
     assert usage.completion_tokens == 2
     assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
-    assert not usage.HasField("cost_usd")
+    assert usage.cost_usd == 0  # a local model is free
 
 
 async def test_request_on_the_wire(chat_service: Service, model: Upstream) -> None:
@@ -247,7 +247,11 @@ async def test_model_down(start: StartService) -> None:
         failure = await service.fail(user_id="anna")
         assert failure.code is grpc.StatusCode.UNAVAILABLE
         assert failure.reason == "MODEL_UNAVAILABLE"
-        assert failure.details["ErrorInfo"].metadata == {"provider": "local", "stage": "connect"}
+        assert failure.details["ErrorInfo"].metadata == {
+            "provider": "local",
+            "stage": "connect",
+            "tried": "local/test-model",
+        }
         assert failure.details["RetryInfo"].retry_delay.ToSeconds() > 0
         assert (await only_message(service)).status == Message.STATUS_FAILED
 

@@ -76,8 +76,9 @@ async def test_bad_input_is_named_and_nothing_is_done(
 
 
 @pytest.mark.parametrize("message", ["x" * 10_000, "🐎" * 10_000, "tab\tand\r\nlines"])
-async def test_longest_and_oddest_messages_pass(chat_service: Service, model: Upstream, message: str) -> None:
-    assert text_of(await chat_service.ask(message)) == "Hello there."
+async def test_longest_and_oddest_messages_pass(start: StartService, model: Upstream, message: str) -> None:
+    async with start(CHAT_LLM_CONTEXT="65536") as service:
+        assert text_of(await service.ask(message)) == "Hello there."
     assert model.chats[0].messages[-1]["content"] == message
 
 

@@ -87,6 +87,7 @@ async def test_drain_lets_streams_finish_and_refuses_new_calls(
                 go_on.set()
         assert refused is not None
         assert refused.code is grpc.StatusCode.UNAVAILABLE
+        assert refused.reason == "DRAINING"
         assert text_of(events) == "before after"
         assert events[-1].HasField("completed")
         assert await process.wait() == 0

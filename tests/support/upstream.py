@@ -40,6 +40,8 @@ class Exchange:
         """Set as soon as the client has closed its side."""
         self.finished = False
         """Whether the whole response was written."""
+        self.broken = False
+        """Whether the connection was broken from this side."""
         self._writer = writer
 
     @property
@@ -93,12 +95,14 @@ class Exchange:
 
     def reset(self) -> None:
         """Cut the connection with a TCP reset."""
+        self.broken = True
         sock: socket.socket = self._writer.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._writer.transport.abort()
 
     def close(self) -> None:
         """Close the connection in the middle of the response."""
+        self.broken = True
         self._writer.close()
 
 
@@ -168,6 +172,7 @@ class Upstream:
                 leaving.cancel()
                 await asyncio.gather(leaving, return_exceptions=True)
                 if not exchange.finished:
+                    exchange.broken = True
                     return
         except (ConnectionError, asyncio.IncompleteReadError):
             return

@@ -1,0 +1,31 @@
+"""Keeping answers for requests that will be equal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from chat_grpc.domain import FinishReason, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class CachedAnswer:
+    """A whole answer, and what it cost when it was written."""
+
+    text: str
+    model: str
+    finish_reason: FinishReason
+    usage: Usage
+
+
+class Cache(Protocol):
+    """Answers by key. It never fails: what can't be read is not there, what can't be kept is not kept."""
+
+    async def get(self, key: str) -> CachedAnswer | None:
+        """Return the answer kept under a key, if it is not too old."""
+
+    async def put(self, key: str, answer: CachedAnswer) -> None:
+        """Keep an answer."""
+
+    async def close(self) -> None:
+        """Let go of connections."""

@@ -1,0 +1,161 @@
+"""Admitting requests: how many a caller may send in a time, and how many streams are open at once."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from chat_grpc.conversation.limits import Claim, MemoryTokenBuckets, Rate, Shortage, TokenBuckets
+from chat_grpc.domain import ChatRequest
+from chat_grpc.errors import TooManyRequests
+
+REST_B = "rest_b"
+"""ChatRequest.route of the REST API that has a rate of its own."""
+
+STREAM_RETRY_SECONDS = 1.0
+"""What callers are told to wait for a stream's place: nobody knows when one ends."""
+
+
+class Admission:
+    """Holds callers to their limits. One instance serves all.
+
+    Callers are known by the user that they name, and by their address if they
+    name none. Any name can be claimed, so an address has a rate of its own.
+    None stands for no limit.
+
+    Args:
+        user_limit: the rate of one user.
+        address_limit: the rate of one address, whatever users it names.
+        rest_limit: the rate of one address on REST_B, instead of the two others
+            (a user that is named there is held to ``user_limit`` too).
+        streams_per_user: how many answers one caller may wait for or receive at once.
+        streams_total: how many are written at once.
+        queue_length: how many further callers may wait for a place, first come, first served.
+        queue_seconds: how long each of them waits at most.
+        buckets: where rates are counted; by default in this process.
+    """
+
+    def __init__(
+        self,
+        *,
+        user_limit: Rate | None,
+        address_limit: Rate | None,
+        rest_limit: Rate | None,
+        streams_per_user: int,
+        streams_total: int,
+        queue_length: int,
+        queue_seconds: float,
+        buckets: TokenBuckets | None = None,
+    ) -> None:
+        self._user_limit = user_limit
+        self._address_limit = address_limit
+        self._rest_limit = rest_limit
+        self._streams_per_user = streams_per_user
+        self._streams_total = streams_total
+        self._queue_length = queue_length
+        self._queue_seconds = queue_seconds
+        self._buckets = MemoryTokenBuckets() if buckets is None else buckets
+        self._places = asyncio.Semaphore(streams_total)
+        self._callers: Counter[str] = Counter()
+        self._open = 0
+        self._waiting = 0
+
+    @property
+    def streams(self) -> int:
+        """How many streams hold a place."""
+        return self._open
+
+    @property
+    def waiting(self) -> int:
+        """How many callers wait for one."""
+        return self._waiting
+
+    @property
+    def callers(self) -> int:
+        """How many different callers these are."""
+        return len(self._callers)
+
+    @asynccontextmanager
+    async def enter(self, request: ChatRequest) -> AsyncIterator[None]:
+        """Hold a place for a request's answer. A request that is refused has used up nothing.
+
+        Raises:
+            TooManyRequests: RATE_LIMITED or TOO_MANY_STREAMS; ``metadata`` names
+                the limit and its quota, ``retry_after`` is exact for rates.
+        """
+        caller = f"user:{request.user_id}" if request.user_id else f"address:{request.address}"
+        if self._callers[caller] >= self._streams_per_user:
+            raise _too_many_streams("user", self._streams_per_user, "answers are under way for this caller")
+        self._callers[caller] += 1
+        try:
+            claims = self._claims(request, caller)
+            await self._find_place(claims)
+            self._open += 1
+            try:
+                # Last, so that who found no place has paid nothing.
+                _check(await self._buckets.take(claims))
+                yield
+            finally:
+                self._open -= 1
+                self._places.release()
+        finally:
+            self._callers[caller] -= 1
+            if not self._callers[caller]:
+                del self._callers[caller]
+
+    def _claims(self, request: ChatRequest, caller: str) -> Sequence[Claim]:
+        """Return the tokens that a request needs."""
+        if request.route == REST_B:
+            wanted = [("rest", request.address, self._rest_limit)]
+            if request.user_id:
+                wanted.append(("user", caller, self._user_limit))
+        else:
+            wanted = [("user", caller, self._user_limit), ("address", request.address, self._address_limit)]
+        return [Claim(limit, key, rate) for limit, key, rate in wanted if rate]
+
+    async def _find_place(self, claims: Sequence[Claim]) -> None:
+        """Take a place, after a wait if need be."""
+        if not self._places.locked():
+            await self._places.acquire()  # at once
+            return
+        # Who will be refused for a rate need not wait in order to hear it.
+        _check(await self._buckets.look(claims))
+        if self._waiting >= self._queue_length:
+            raise _too_many_streams("total", self._streams_total, "answers are under way, and the queue is full")
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(self._queue_seconds):
+                await self._places.acquire()
+        except TimeoutError:
+            raise _too_many_streams(
+                "total", self._streams_total, f"answers are under way, and none ended in {self._queue_seconds:g} s"
+            ) from None
+        finally:
+            self._waiting -= 1
+
+
+def _check(shortage: Shortage | None) -> None:
+    """Raise TooManyRequests for a bucket that is empty."""
+    if shortage is None:
+        return
+    claim = shortage.claim
+    whose = "user" if claim.limit == "user" else "address"
+    # Rounded up to milliseconds: who waits exactly this long must find a token.
+    seconds = math.ceil(shortage.seconds * 1000) / 1000
+    raise TooManyRequests(
+        f"more messages than the {claim.rate} that one {whose} may send; try again in {seconds:g} s",
+        metadata={"limit": claim.limit, "quota": str(claim.rate)},
+        retry_after=seconds,
+    )
+
+
+def _too_many_streams(scope: str, quota: int, what: str) -> TooManyRequests:
+    return TooManyRequests(
+        f"{quota} {what}; try again in a moment",
+        reason="TOO_MANY_STREAMS",
+        metadata={"limit": f"streams_{scope}", "quota": str(quota)},
+        retry_after=STREAM_RETRY_SECONDS,
+    )

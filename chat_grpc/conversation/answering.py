@@ -1,0 +1,163 @@
+"""One message on its way: a task writes the events of its answer, readers follow them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from chat_grpc.conversation.log import Log
+from chat_grpc.conversation.sessions import Session
+from chat_grpc.domain import ChatRequest, Event, Message, Part
+from chat_grpc.errors import Draining
+from chat_grpc.llm import Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """What goes to the model whatever is found.
+
+    Attributes:
+        model: the full name of the first choice.
+        max_tokens: how long the answer may get.
+        system: what the model is told to be.
+        budget: how many tokens the prompt may have.
+    """
+
+    model: str
+    max_tokens: int
+    system: str
+    budget: int
+
+
+class Answering:
+    """A message that is being answered.
+
+    Attributes:
+        request: what was asked.
+        session: the conversation it belongs to.
+        message: what the history holds of it, as far as this program knows.
+        digest: tells it from other requests of the same name.
+        sending: what goes to the model whatever is found.
+        kept: the task that keeps it as pending, once that has begun.
+        prompt: what the model is sent, once that is known.
+        pieces: the text so far.
+        degraded: the parts that were missing.
+        abandoned: its readers have left, and it goes on only for others.
+    """
+
+    __slots__ = (
+        "_ended_by",
+        "_events",
+        "_leave",
+        "_readers",
+        "abandoned",
+        "degraded",
+        "digest",
+        "kept",
+        "message",
+        "pieces",
+        "prompt",
+        "request",
+        "sending",
+        "session",
+        "task",
+    )
+
+    def __init__(self, request: ChatRequest, session: Session, message: Message, digest: str, sending: Sending) -> None:
+        self.request = request
+        self.session = session
+        self.message = message
+        self.digest = digest
+        self.sending = sending
+        self.kept: asyncio.Task[bool] | None = None
+        self.prompt: Prompt | None = None
+        self.pieces: list[str] = []
+        self.degraded: tuple[Part, ...] = ()
+        self.abandoned = False
+        self.task: asyncio.Task[None] | None = None
+        self._events: Log[Event] = Log()
+        self._readers = 0
+        self._ended_by: BaseException | None = None
+        self._leave: Callable[[], bool] = lambda: False
+
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Have a task do the work of answering; its end is the end of the events."""
+        self.task = asyncio.ensure_future(self._run(work))
+        return self.task
+
+    async def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except BaseException as error:  # noqa: BLE001 (whatever it is, the readers are told)
+            self._events.close(error)
+        else:
+            self._events.close()
+
+    @property
+    def joinable(self) -> bool:
+        """Tell whether another reader can still be given the whole of it."""
+        return self._readers > 0
+
+    def say(self, event: Event) -> None:
+        """Write the next event."""
+        self._events.append(event)
+
+    def say_text(self, text: str) -> None:
+        """Write the next piece of text."""
+        self.pieces.append(text)
+        self._events.append(text)
+
+    def stays_for(self, others: Callable[[], bool]) -> None:
+        """Ask ``others`` when the last reader leaves: True keeps the work going without readers."""
+        self._leave = others
+
+    async def read(self) -> AsyncGenerator[Event, None]:
+        """Yield all events from the first one on; text that came meanwhile comes as one piece.
+
+        The last reader to leave ends the answer.
+
+        Raises:
+            ChatError: the answer failed.
+        """
+        self._readers += 1
+        try:
+            async with aclosing(self._events.read()) as log:
+                async for events in log:
+                    text = ""
+                    for event in events:
+                        if isinstance(event, str):
+                            text += event
+                            continue
+                        if text:
+                            yield text
+                            text = ""
+                        yield event
+                    if text:
+                        yield text
+        except BaseException as error:
+            fault = Draining() if Draining.ended(error) else error
+            self._left(fault)
+            if fault is not error:
+                raise fault from None
+            raise
+        else:
+            self._left(None)
+
+    def _left(self, fault: BaseException | None) -> None:
+        self._readers -= 1
+        if self._readers or self._events.closed or self.task is None:
+            return
+        self._ended_by = fault
+        if self._leave():
+            self.abandoned = True
+        else:
+            self.task.cancel()
+
+    def cause(self, error: BaseException) -> BaseException:
+        """Return why the work really ended: for a cancellation, what made the last reader leave."""
+        if isinstance(error, asyncio.CancelledError) and self._ended_by is not None:
+            return self._ended_by
+        return error

@@ -1,0 +1,114 @@
+"""Single flight: equal requests that are answered at the same time share one answer of the model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
+
+import msgspec
+
+from chat_grpc.cache import CachedAnswer
+from chat_grpc.conversation.log import Log
+from chat_grpc.llm import Prompt
+
+KEY_VERSION = 1
+"""Changes whenever the meaning of a key does, so that no answer of an older program is found."""
+
+
+def key_of(prompt: Prompt, *, tenant: str, model: str) -> str:
+    """Return the name that equal requests have in common.
+
+    Everything that can change an answer goes into it: whose answers these are
+    (the tenant), the model by its full name and its parameters, and all that the model is sent,
+    which holds the system prompt, the passages, the session's history and the
+    message.
+    """
+    parts = (
+        KEY_VERSION,
+        tenant,
+        model,
+        prompt.max_tokens,
+        prompt.temperature,
+        prompt.passages is None,
+        [(turn.role, turn.content) for turn in prompt.turns],
+    )
+    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
+
+
+class Flight:
+    """One answer of the model, on its way to whoever asked for it.
+
+    The request that began it is its pilot; equal ones that came later follow.
+    """
+
+    __slots__ = ("_followers", "_on_empty", "answer", "text")
+
+    def __init__(self) -> None:
+        self.text: Log[str] = Log()
+        self.answer: CachedAnswer | None = None
+        """The whole answer, once the model has ended."""
+        self._followers = 0
+        self._on_empty: Callable[[], object] | None = None
+
+    @property
+    def followed(self) -> bool:
+        """Tell whether anybody follows."""
+        return self._followers > 0
+
+    def abandon(self, on_empty: Callable[[], object]) -> None:
+        """The pilot's reader has left: call ``on_empty`` when the last follower has, too."""
+        self._on_empty = on_empty
+
+    async def follow(self) -> AsyncGenerator[str, None]:
+        """Yield the text from its start.
+
+        Raises:
+            ChatError: the model failed; everyone on the flight hears of it.
+        """
+        with self._following():
+            async with aclosing(self.text.read()) as written:
+                async for pieces in written:
+                    yield "".join(pieces)
+
+    @contextmanager
+    def _following(self) -> Iterator[None]:
+        self._followers += 1
+        try:
+            yield
+        finally:
+            self._followers -= 1
+            if not self._followers and self._on_empty is not None and not self.text.closed:
+                self._on_empty()
+
+
+class Flights:
+    """The answers that are being written, by key."""
+
+    def __init__(self) -> None:
+        self._flying: dict[str, Flight] = {}
+
+    def __len__(self) -> int:
+        return len(self._flying)
+
+    def get(self, key: str) -> Flight | None:
+        """Return the flight that a request of this key can follow."""
+        return self._flying.get(key)
+
+    @contextmanager
+    def begin(self, key: str) -> Iterator[Flight]:
+        """Begin one that others can follow, until the end of the block; a newer one of the key takes its place."""
+        flight = Flight()
+        self._flying[key] = flight
+        try:
+            yield flight
+        except BaseException as error:
+            flight.text.close(error)
+            raise
+        finally:
+            self.close(key, flight)
+
+    def close(self, key: str, flight: Flight) -> None:
+        """Let nobody follow it from now on."""
+        if self._flying.get(key) is flight:
+            del self._flying[key]

@@ -1,0 +1,63 @@
+"""What one task writes and any number read, each from the start, each as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Log(Generic[T]):
+    """Items in the order they were written, and how the writing ended.
+
+    Writing never waits: a reader that is slow finds more when it comes back.
+    """
+
+    __slots__ = ("_error", "_items", "_waiting", "closed")
+
+    def __init__(self) -> None:
+        self._items: list[T] = []
+        self._error: BaseException | None = None
+        self._waiting: list[asyncio.Future[None]] = []
+        self.closed = False
+
+    def append(self, item: T) -> None:
+        """Write one more."""
+        self._items.append(item)
+        if self._waiting:
+            self._wake()
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Write no more; readers that come to the end find it, or the error."""
+        self.closed = True
+        self._error = error
+        self._wake()
+
+    async def read(self) -> AsyncGenerator[list[T], None]:
+        """Yield what has been written, then what has been written since, and so on.
+
+        Raises:
+            BaseException: what the log was closed with.
+        """
+        index = 0
+        while True:
+            if index < len(self._items):
+                news = self._items[index:]
+                index += len(news)
+                yield news
+            elif self.closed:
+                if self._error is not None:
+                    raise self._error
+                return
+            else:
+                waiter = asyncio.get_running_loop().create_future()
+                self._waiting.append(waiter)
+                await waiter
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            if not waiter.done():  # its reader may have left
+                waiter.set_result(None)
