@@ -28,7 +28,9 @@ $(VENV)/venv.stamp:
 $(VENV)/run.stamp: requirements/run.txt pyproject.toml $(VENV)/venv.stamp
 	@echo "installing requirements/run.txt (a minute the first time)"
 	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements/run.txt
-	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@# By their real paths: a test runs this in a folder of links to the checkout.
+	@"$$(cd $(VENV) && pwd -P)/bin/python" -m pip install --quiet --no-deps --no-build-isolation \
+		--editable "$$(dirname "$$(readlink -f pyproject.toml)")"
 	@touch $@
 
 $(VENV)/dev.stamp: requirements/dev.txt $(VENV)/run.stamp

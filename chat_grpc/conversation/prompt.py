@@ -119,6 +119,7 @@ def build(
         model=model,
         max_tokens=request.options.max_tokens or max_tokens,
         temperature=request.options.temperature,
+        deadline=request.deadline,
     )
 
 

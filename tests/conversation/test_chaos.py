@@ -18,7 +18,7 @@ from chat_grpc._gen.chat.v1 import chat_pb2, history_pb2
 from tests.support.fixtures import StartService
 from tests.support.memvid import Memvid
 from tests.support.service import Service
-from tests.support.upstream import Exchange, Upstream
+from tests.support.upstream import Answer, Exchange, Upstream
 
 Message = history_pb2.Message
 
@@ -56,7 +56,7 @@ async def error_object(exchange: Exchange) -> None:
 
 
 # By name: how often, whether text comes first, and how it ends.
-WAYS = {
+WAYS: dict[str, tuple[int, bool, Answer]] = {
     "fine": (40, True, Exchange.finish),
     "uncounted": (10, True, no_usage),
     "slow": (15, True, Exchange.finish),
