@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -30,11 +31,28 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(command: list[str], folder: str, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command of this interpreter in a folder, with no CHAT_ settings but those given; end it after."""
+def running(
+    command: list[str],
+    folder: str,
+    *,
+    python: str = sys.executable,
+    output: IO[bytes] | int | None = None,
+    **environ: str,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command of an interpreter in a folder, with no CHAT_ settings but those given; end it after.
+
+    Args:
+        command: what follows the interpreter.
+        folder: the folder to run in.
+        python: the interpreter; this one unless named.
+        output: where stdout and stderr go; unless named, where this process writes.
+        environ: variables beside those of this process.
+    """
     clean = {name: value for name, value in os.environ.items() if not name.startswith("CHAT_")}
-    # The commands are this interpreter with scripts and modules of this project.
-    process = subprocess.Popen([sys.executable, *command], cwd=folder, env=clean | environ)  # noqa: S603
+    # The commands are an interpreter with scripts and modules of this project, or the contestants it installs.
+    process = subprocess.Popen(  # noqa: S603
+        [python, *command], cwd=folder, env=clean | environ, stdout=output, stderr=output
+    )
     try:
         yield process
     finally:
@@ -43,26 +61,37 @@ def running(command: list[str], folder: str, **environ: str) -> Iterator[subproc
 
 
 @contextmanager
-def server(folder: str, **environ: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+def server(
+    folder: str, output: IO[bytes] | int | None = None, **environ: str
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """Run `chat-grpc serve`; yield it, not yet waited for, and its address."""
     port = free_port()
     environ = {"CHAT_GRPC_PORT": str(port), "CHAT_LOG_LEVEL": "ERROR", **environ}
-    with running(["-m", "chat_grpc", "serve"], folder, **environ) as process:
+    with running(["-m", "chat_grpc", "serve"], folder, output=output, **environ) as process:
         yield process, f"127.0.0.1:{port}"
 
 
 @contextmanager
 def upstream() -> Iterator[str]:
     """Run upstream.py; yield its base URL once it listens."""
+    with upstream_process() as (_, url):
+        yield url
+
+
+@contextmanager
+def upstream_process() -> Iterator[tuple[int, str]]:
+    """Run upstream.py; yield its process and its base URL once it listens."""
     port = free_port()
-    with running([str(HERE / "upstream.py"), str(port)], str(HERE)):
+    with running([str(HERE / "upstream.py"), str(port)], str(HERE)) as process:
         wait_until_listening(port)
-        yield f"http://127.0.0.1:{port}/v1"
+        yield process.pid, f"http://127.0.0.1:{port}/v1"
 
 
-def wait_until_listening(port: int) -> None:
-    """Return as soon as a port of this machine takes connections."""
-    for _ in range(1000):
+def wait_until_listening(port: int, process: subprocess.Popen[bytes] | None = None, *, seconds: int = 10) -> None:
+    """Return as soon as a port of this machine takes connections; exit if the process that should listen ends."""
+    for _ in range(seconds * 100):
+        if process is not None and process.poll() is not None:
+            sys.exit(f"{process.args!r} ended with exit code {process.returncode} before it listened")
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return

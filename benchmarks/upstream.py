@@ -1,9 +1,11 @@
 """A fast upstream for measurements: the OpenAI wire format, as many tokens as asked, at the pace asked.
 
-The model's name says how: ``tokens=200,rate=50`` sends 200 tokens, 50 a second;
-without a rate, all in one write. The text of each token is the time at which it
-was sent (CLOCK_MONOTONIC, in nanoseconds, which all processes of a machine
-share), so that whoever reads it knows how long it was on its way.
+The model's name, or the message, says how: ``tokens=200,rate=50`` sends 200
+tokens, 50 a second; without a rate, all in one write; with the word ``stall``,
+one token and then nothing until the client leaves. The text of each token is
+the time at which it was sent (CLOCK_MONOTONIC, in nanoseconds, which all
+processes of a machine share), so that whoever reads it knows how long it was on
+its way.
 
     python benchmarks/upstream.py PORT
 """
@@ -20,6 +22,7 @@ import uvloop
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 MODELS = b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 28\r\n\r\n{"object":"list","data":[]} '
 USAGE = b'{"choices":[],"usage":{"prompt_tokens":10,"completion_tokens":%d,"total_tokens":%d}}'
+STALL = re.compile(rb"\bstall\b")
 STOP = b'{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}'
 
 
@@ -34,7 +37,7 @@ class Upstream(asyncio.Protocol):
         """Keep the transport."""
         self._transport = transport
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _: Exception | None) -> None:
         """Stop writing."""
         if self._writing is not None:
             self._writing.cancel()
@@ -51,6 +54,9 @@ class Upstream(asyncio.Protocol):
         self._buffer = b""
         if not head.startswith(b"POST"):
             self._transport.write(MODELS)
+            return
+        if STALL.search(body):
+            self._transport.write(HEAD + token())
             return
         asked = dict(re.findall(rb"(tokens|rate)=(\d+)", body))
         self._writing = asyncio.ensure_future(self._write(int(asked.get(b"tokens", 20)), int(asked.get(b"rate", 0))))

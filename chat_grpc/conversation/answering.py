@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
-from chat_grpc.conversation.log import Log
+from chat_grpc.conversation.log import Log, Place
 from chat_grpc.conversation.sessions import Session
 from chat_grpc.domain import ChatRequest, Event, Message, Part
 from chat_grpc.errors import Draining
 from chat_grpc.llm import Prompt
+
+Direct: TypeAlias = Callable[[str], Awaitable[None]]
+"""Gives a reader a piece of text, and returns when it may be given another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +52,11 @@ class Answering:
     """
 
     __slots__ = (
+        "_direct",
         "_ended_by",
         "_events",
         "_leave",
+        "_place",
         "_readers",
         "abandoned",
         "degraded",
@@ -80,6 +85,8 @@ class Answering:
         self.task: asyncio.Task[None] | None = None
         self._events: Log[Event] = Log()
         self._readers = 0
+        self._direct: Direct | None = None
+        self._place = Place()
         self._ended_by: BaseException | None = None
         self._leave: Callable[[], bool] = lambda: False
 
@@ -110,21 +117,43 @@ class Answering:
         self.pieces.append(text)
         self._events.append(text)
 
+    async def pass_text(self, text: str) -> None:
+        """Write the next piece of text, and hand it to the reader right here if that is the only one and waits for it.
+
+        So the usual token, with one reader who has read all there is, needs no
+        other task to wake up. Only for a text that nobody else follows: a reader
+        who does not take it holds the work up.
+        """
+        direct = self._direct
+        if direct is None or self._readers != 1 or not self._events.sleeps(self._place):
+            self.say_text(text)
+            return
+        self.pieces.append(text)
+        self._events.append_read(text, self._place)
+        try:
+            await direct(text)
+        except Exception:  # noqa: BLE001 (whatever it was, the reader can't be reached, and is about to hear of it)
+            self._direct = None
+
     def stays_for(self, others: Callable[[], bool]) -> None:
         """Ask ``others`` when the last reader leaves: True keeps the work going without readers."""
         self._leave = others
 
-    async def read(self) -> AsyncGenerator[Event, None]:
+    async def read(self, direct: Direct | None = None) -> AsyncGenerator[Event, None]:
         """Yield all events from the first one on; text that came meanwhile comes as one piece.
 
-        The last reader to leave ends the answer.
+        The last reader to leave ends the answer. ``direct`` may be called with
+        pieces of text in place of yielding them, while this waits.
 
         Raises:
             ChatError: the answer failed.
         """
         self._readers += 1
+        place = Place()
+        if self._readers == 1 and direct is not None:
+            self._direct, self._place = direct, place
         try:
-            async with aclosing(self._events.read()) as log:
+            async with aclosing(self._events.read(place)) as log:
                 async for events in log:
                     text = ""
                     for event in events:
@@ -148,6 +177,7 @@ class Answering:
 
     def _left(self, fault: BaseException | None) -> None:
         self._readers -= 1
+        self._direct = None  # whose it was is not known any more
         if self._readers or self._events.closed or self.task is None:
             return
         self._ended_by = fault

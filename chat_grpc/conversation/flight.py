@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
@@ -11,6 +12,9 @@ import msgspec
 from chat_grpc.cache import CachedAnswer
 from chat_grpc.conversation.log import Log
 from chat_grpc.llm import Prompt
+
+HELD_UP_SECONDS = 0.1
+"""Handing over a piece of text takes a fraction of a millisecond, unless the reader's window is full."""
 
 KEY_VERSION = 1
 """Changes whenever the meaning of a key does, so that no answer of an older program is found."""
@@ -42,12 +46,14 @@ class Flight:
     The request that began it is its pilot; equal ones that came later follow.
     """
 
-    __slots__ = ("_followers", "_on_empty", "answer", "text")
+    __slots__ = ("_followers", "_on_empty", "answer", "handing_since", "text")
 
     def __init__(self) -> None:
         self.text: Log[str] = Log()
         self.answer: CachedAnswer | None = None
         """The whole answer, once the model has ended."""
+        self.handing_since: float | None = None
+        """Since when (loop time) the pilot's reader is handed a piece of text, which holds everything up."""
         self._followers = 0
         self._on_empty: Callable[[], object] | None = None
 
@@ -92,8 +98,12 @@ class Flights:
         return len(self._flying)
 
     def get(self, key: str) -> Flight | None:
-        """Return the flight that a request of this key can follow."""
-        return self._flying.get(key)
+        """Return the flight that a request of this key can follow: not one that a reader who takes nothing holds up."""
+        flight = self._flying.get(key)
+        if flight is None or flight.handing_since is None:
+            return flight
+        held_up = asyncio.get_running_loop().time() - flight.handing_since > HELD_UP_SECONDS
+        return None if held_up else flight
 
     @contextmanager
     def begin(self, key: str) -> Iterator[Flight]:

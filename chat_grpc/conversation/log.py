@@ -9,6 +9,16 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
+class Place:
+    """Where a reader is: how much it has read, and whether it has read all and waits for more."""
+
+    __slots__ = ("index", "waiting")
+
+    def __init__(self) -> None:
+        self.index = 0
+        self.waiting = False
+
+
 class Log(Generic[T]):
     """Items in the order they were written, and how the writing ended.
 
@@ -29,23 +39,32 @@ class Log(Generic[T]):
         if self._waiting:
             self._wake()
 
+    def sleeps(self, place: Place) -> bool:
+        """Tell whether the reader at ``place`` has read all there is, and waits."""
+        return place.waiting and place.index == len(self._items)
+
+    def append_read(self, item: T, place: Place) -> None:
+        """Write one more that the reader at ``place``, which sleeps, is given by other means: it sleeps on."""
+        self._items.append(item)
+        place.index += 1
+
     def close(self, error: BaseException | None = None) -> None:
         """Write no more; readers that come to the end find it, or the error."""
         self.closed = True
         self._error = error
         self._wake()
 
-    async def read(self) -> AsyncGenerator[list[T], None]:
-        """Yield what has been written, then what has been written since, and so on.
+    async def read(self, place: Place | None = None) -> AsyncGenerator[list[T], None]:
+        """Yield what has been written, then what has been written since, and so on; ``place`` tells how far.
 
         Raises:
             BaseException: what the log was closed with.
         """
-        index = 0
+        place = place or Place()
         while True:
-            if index < len(self._items):
-                news = self._items[index:]
-                index += len(news)
+            if place.index < len(self._items):
+                news = self._items[place.index :]
+                place.index += len(news)
                 yield news
             elif self.closed:
                 if self._error is not None:
@@ -54,7 +73,9 @@ class Log(Generic[T]):
             else:
                 waiter = asyncio.get_running_loop().create_future()
                 self._waiting.append(waiter)
+                place.waiting = True
                 await waiter
+                place.waiting = False
 
     def _wake(self) -> None:
         waiting, self._waiting = self._waiting, []

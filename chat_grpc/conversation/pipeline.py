@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from chat_grpc.cache import Cache, CachedAnswer
 from chat_grpc.conversation import ids, prompt, requests, rules
 from chat_grpc.conversation.admission import Admission
-from chat_grpc.conversation.answering import Answering, Sending
+from chat_grpc.conversation.answering import Answering, Direct, Sending
 from chat_grpc.conversation.flight import Flight, Flights, key_of
 from chat_grpc.conversation.sessions import Exchange, Session, Sessions
 from chat_grpc.conversation.system_prompt import SystemPrompt
@@ -95,8 +95,11 @@ class Conversation:
         self._named: dict[str, Answering] = {}
         self._working: set[asyncio.Task[Any]] = set()
 
-    async def chat(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
+    async def chat(self, request: ChatRequest, direct: Direct | None = None) -> AsyncGenerator[Event, None]:
         """Answer one message: Started, Retrieved, pieces of text, Completed.
+
+        A caller that can be given text while it waits for the next event passes
+        ``direct``, and spares each token a good part of its way.
 
         The message is kept as pending before a model is asked, and settled
         whatever happens: the end of this generator, by exhaustion, by error or
@@ -112,7 +115,7 @@ class Conversation:
         rules.check_request(request, models=self._models.models)
         async with self._admission.enter(request):
             answering = await self._answering(request)
-            async with aclosing(answering.read()) as events:
+            async with aclosing(answering.read(direct)) as events:
                 async for event in events:
                     yield event
 
@@ -277,6 +280,7 @@ class Conversation:
 
     async def _pass_on(self, answering: Answering, flight: Flight, opened: Opened) -> Ending:
         piece = opened.first
+        clock = asyncio.get_running_loop().time
         try:
             async with aclosing(opened.rest) as rest:
                 if isinstance(piece, str):
@@ -285,8 +289,13 @@ class Conversation:
                     async for piece in rest:
                         if not isinstance(piece, str):
                             break
-                        answering.say_text(piece)
                         flight.text.append(piece)
+                        if flight.followed:
+                            answering.say_text(piece)
+                        else:
+                            flight.handing_since = clock()
+                            await answering.pass_text(piece)
+                            flight.handing_since = None
                 if isinstance(piece, str):
                     provider = opened.model.partition("/")[0]
                     raise ModelBroke("the provider ended without an ending", provider=provider, stage="stream")

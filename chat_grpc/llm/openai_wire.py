@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import aiohttp
 
 CONNECT_SECONDS = 5.0
-POOL_SIZE = 1000
-"""Open upstream connections; also the most answers that are written at once."""
+POOL_SIZE = 0
+"""Open upstream connections have no bound of their own: admission bounds the answers that are written at once."""
 PING_SECONDS = 1.5
 LINGER_SECONDS = 0.1
 

@@ -33,10 +33,13 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
         self, request: chat_pb2.ChatRequest, context: Context
     ) -> AsyncGenerator[chat_pb2.ChatResponse, None]:
         """Answer one message."""
-        response, delta = chat_pb2.ChatResponse, chat_pb2.Delta
-        async with aclosing(
-            self._conversation.chat(convert.chat_request(request, caller_of(context, self._trusted)))
-        ) as events:
+        response, delta, write = chat_pb2.ChatResponse, chat_pb2.Delta, context.write
+
+        async def direct(text: str) -> None:
+            await write(response(delta=delta(text=text)))
+
+        asked = convert.chat_request(request, caller_of(context, self._trusted))
+        async with aclosing(self._conversation.chat(asked, direct)) as events:
             async for event in events:
                 if isinstance(event, str):
                     yield response(delta=delta(text=event))

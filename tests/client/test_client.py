@@ -191,7 +191,9 @@ async def test_health_and_suggested_questions(chat_service: Service, memory: Mem
 
 async def test_many_answers_over_one_client(chat_service: Service) -> None:
     async with ChatClient(chat_service.address) as client:
-        answers = await asyncio.gather(*(client.answer(f"Question {number}") for number in range(20)))
+        answers = await asyncio.gather(
+            *(client.answer(f"Question {number}", user_id=f"user{number}") for number in range(20))
+        )
     assert {answer.text for answer in answers} == {"Hello there."}
     assert len({answer.completed.session_id for answer in answers}) == 20
 

@@ -126,7 +126,8 @@ async def test_curl_streams_retrieval_tokens_done(stack: Stack) -> None:
 
 
 async def test_json_and_session(stack: Stack) -> None:
-    first = json.loads("".join([line async for _, line in post(stack, {"message": QUESTION, "stream": False})]))
+    body = {"message": "Where are messages kept, then?", "stream": False}
+    first = json.loads("".join([line async for _, line in post(stack, body)]))
     assert first["message"] == first["content"] != ""
     assert first["model"] == "local/local"
     assert first["chunks_retrieved"] == 5
