@@ -27,7 +27,7 @@ async def answering(trusted: Networks, bind: str) -> AsyncIterator[grpc.aio.Chan
     async def address(_: bytes, context: Any) -> bytes:
         return client_address(context, trusted).encode()
 
-    handler = grpc.unary_unary_rpc_method_handler(address)
+    handler: Any = grpc.unary_unary_rpc_method_handler(address)
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Peer", {"Address": handler}),))
     port = server.add_insecure_port(bind)
