@@ -34,6 +34,7 @@ def main() -> int:
             "CHAT_LLM_BASE_URL": url,
             "CHAT_LLM_MODEL": "tokens=3,rate=200",
             "CHAT_MEMVID_GRPC_URL": "127.0.0.1:9",
+            "CHAT_ADDRESS_RATE_LIMIT": "off",
         }
         with processes.server(folder, **settings) as (_, address):
             processes.wait_until_serving(address)
@@ -53,7 +54,7 @@ async def measure(address: str) -> list[float]:
         stub = chat_pb2_grpc.ChatServiceStub(channel)
         for number in range(WARM_UP + REQUESTS):
             first = True
-            async for event in stub.Chat(chat_pb2.ChatRequest(message="How?")):
+            async for event in stub.Chat(chat_pb2.ChatRequest(message=f"How {number}?")):
                 if first and event.HasField("delta"):
                     first = False
                     if number >= WARM_UP:

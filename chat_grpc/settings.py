@@ -200,9 +200,7 @@ class Settings:
         aliases=("MEMVID_FILE_PATH",),
         example="./data/memory.mv2",
     )
-    rate_limit: RateText = setting(
-        "60/minute", "how many messages one user may send; who names no user counts by address", example="60/minute"
-    )
+    rate_limit: RateText = setting("60/minute", "how many messages one user may send", example="60/minute")
     address_rate_limit: RateText = setting(
         "600/minute", "how many messages one address may send, whatever users it names", example="600/minute"
     )
@@ -213,7 +211,9 @@ class Settings:
         example="10/minute",
     )
     max_streams_per_user: Annotated[int, Meta(ge=1, le=10_000)] = setting(
-        8, "how many answers one user may receive at once; who names no user counts by address", example="8"
+        8,
+        "how many answers one user may receive at once; an address that names no user gets 8 times as many",
+        example="8",
     )
     max_streams: Annotated[int, Meta(ge=1, le=100_000)] = setting(
         1000, "how many answers are written at once", example="1000"

@@ -15,6 +15,9 @@ from chat_grpc.errors import TooManyRequests
 REST_B = "rest_b"
 """ChatRequest.route of the REST API that has a rate of its own."""
 
+CALLERS_BEHIND_AN_ADDRESS = 8
+"""An address may be a household's or an office's: where no user is named, it gets the places of so many."""
+
 STREAM_RETRY_SECONDS = 1.0
 """What callers are told to wait for a stream's place: nobody knows when one ends."""
 
@@ -23,7 +26,8 @@ class Admission:
     """Holds callers to their limits. One instance serves all.
 
     Callers are known by the user that they name, and by their address if they
-    name none. Any name can be claimed, so an address has a rate of its own.
+    name none, and an address may be many people's. Any name can be claimed, so
+    an address has a rate of its own.
     None stands for no limit.
 
     Args:
@@ -31,7 +35,7 @@ class Admission:
         address_limit: the rate of one address, whatever users it names.
         rest_limit: the rate of one address on REST_B, instead of the two others
             (a user that is named there is held to ``user_limit`` too).
-        streams_per_user: how many answers one caller may wait for or receive at once.
+        streams_per_user: how many answers one user may wait for or receive at once.
         streams_total: how many are written at once.
         queue_length: how many further callers may wait for a place, first come, first served.
         queue_seconds: how long each of them waits at most.
@@ -87,8 +91,9 @@ class Admission:
                 the limit and its quota, ``retry_after`` is exact for rates.
         """
         caller = f"user:{request.user_id}" if request.user_id else f"address:{request.address}"
-        if self._callers[caller] >= self._streams_per_user:
-            raise _too_many_streams("user", self._streams_per_user, "answers are under way for this caller")
+        quota = self._streams_per_user * (1 if request.user_id else CALLERS_BEHIND_AN_ADDRESS)
+        if self._callers[caller] >= quota:
+            raise _too_many_streams("user", quota, "answers are under way for this caller")
         self._callers[caller] += 1
         try:
             claims = self._claims(request, caller)
@@ -113,7 +118,9 @@ class Admission:
             if request.user_id:
                 wanted.append(("user", caller, self._user_limit))
         else:
-            wanted = [("user", caller, self._user_limit), ("address", request.address, self._address_limit)]
+            wanted = [("address", request.address, self._address_limit)]
+            if request.user_id:
+                wanted.insert(0, ("user", caller, self._user_limit))
         return [Claim(limit, key, rate) for limit, key, rate in wanted if rate]
 
     async def _find_place(self, claims: Sequence[Claim]) -> None:

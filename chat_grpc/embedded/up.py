@@ -23,6 +23,13 @@ PROCFILE = _PACKAGE.parent / "Procfile"
 PROCESSES = {"memvid": "chat-grpc memvid", "server": "chat-grpc serve", "envoy": "chat-grpc envoy"}
 """What the Procfile of a checkout says; an installation carries none."""
 PROFILE = "profile.yaml"
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+RATE_LIMITS = (
+    ("CHAT_RATE_LIMIT",),
+    ("CHAT_ADDRESS_RATE_LIMIT",),
+    ("CHAT_REST_RATE_LIMIT", "RATE_LIMIT_PER_MINUTE"),
+)
+"""The settings of rates, each with its aliases."""
 HERE = frozenset({"localhost", "127.0.0.1", "::1", "0.0.0.0"})  # noqa: S104 (compared, not bound)
 
 
@@ -38,6 +45,11 @@ def run(settings: Settings, *, llm: str | None) -> int:
     os.environ["GRPC_VERBOSITY"] = "NONE"
     environment.setdefault("CHAT_LOG_FORMAT", "text")
     environment["PYTHONUNBUFFERED"] = "1"
+    if {settings.grpc_host, settings.http_host} <= LOOPBACK:
+        # Whoever can ask is on this machine, trying things out: a limit is only set if asked for.
+        for name, *aliases in RATE_LIMITS:
+            if not any(environment.get(known, "").strip() for known in (name, *aliases)):
+                environment[name] = "off"
     try:
         programs = list(_programs(settings, llm))
         for program in programs:

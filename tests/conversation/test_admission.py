@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from chat_grpc.conversation.admission import REST_B, Admission
+from chat_grpc.conversation.admission import CALLERS_BEHIND_AN_ADDRESS, REST_B, Admission
 from chat_grpc.conversation.limits import SECOND, Claim, MemoryTokenBuckets, Rate
 from chat_grpc.domain import ChatRequest
 from chat_grpc.errors import Draining, TooManyRequests
@@ -149,13 +149,15 @@ async def test_a_rate_holds_over_a_long_time(clock: Clock) -> None:
     assert passed == 10 + 599  # the full bucket, and what came in a minute
 
 
-async def test_each_user_has_a_bucket_and_who_names_none_counts_by_address(clock: Clock) -> None:
-    limits = admission(clock, user_limit=Rate(1, "minute"))
-    await passes(limits, request("alice"), request("bob"), request(), request(address="192.0.2.2"))
-    for again in (request("alice"), request("bob", address="192.0.2.9"), request(), request(address="192.0.2.2")):
+async def test_each_user_has_a_bucket_and_who_names_none_has_the_address_s(clock: Clock) -> None:
+    limits = admission(clock, user_limit=Rate(1, "minute"), address_limit=Rate(4, "minute"))
+    await passes(limits, request("alice"), request("bob"), request(), request(), request(address="192.0.2.2"))
+    for again in (request("alice", address="192.0.2.9"), request("bob", address="192.0.2.9")):
         assert (await refused(limits, again)).metadata["limit"] == "user"
+    assert (await refused(limits, request())).metadata["limit"] == "address"
+    await passes(limits, request(address="192.0.2.2"))
     # A user can't be named so that it is somebody's address.
-    await passes(limits, request("address:192.0.2.1"))
+    await passes(limits, request("address:192.0.2.1", address="192.0.2.3"))
 
 
 async def test_naming_other_users_does_not_help_beyond_the_rate_of_the_address(clock: Clock) -> None:
@@ -174,8 +176,8 @@ async def test_the_rest_route_has_a_rate_of_its_own(clock: Clock) -> None:
     assert error.metadata == {"limit": "rest", "quota": "3/hour"}
     assert error.retry_after == 1200
     # One has not used up the other.
-    await passes(limits, request())
-    assert (await refused(limits, request())).metadata["limit"] == "user"
+    await passes(limits, request(), request())
+    assert (await refused(limits, request())).metadata["limit"] == "address"
 
 
 async def test_a_request_refused_by_one_limit_takes_no_token_of_another(clock: Clock) -> None:
@@ -233,8 +235,11 @@ async def test_a_user_at_the_cap_is_refused_at_once_and_others_are_not(clock: Cl
 
 async def test_callers_without_a_name_are_capped_by_address() -> None:
     limits = admission(streams_per_user=1)
-    async with holding(limits, request()):
-        assert (await refused(limits, request())).metadata["limit"] == "streams_user"
+    async with AsyncExitStack() as places:
+        for _ in range(CALLERS_BEHIND_AN_ADDRESS):
+            await places.enter_async_context(limits.enter(request()))
+        error = await refused(limits, request())
+        assert error.metadata == {"limit": "streams_user", "quota": str(CALLERS_BEHIND_AN_ADDRESS)}
         await passes(limits, request(address="192.0.2.2"), request("alice"))
 
 

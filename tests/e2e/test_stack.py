@@ -138,6 +138,12 @@ async def test_json_and_session(stack: Stack) -> None:
     assert second["session_id"] == first["session_id"]
 
 
+async def test_trying_things_out_on_this_machine_meets_no_rate_limit(stack: Stack) -> None:
+    body = {"message": QUESTION, "stream": False}
+    answers = [json.loads("".join([line async for _, line in post(stack, body)])) for _ in range(15)]
+    assert all(answer.get("message") and "code" not in answer for answer in answers)
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [

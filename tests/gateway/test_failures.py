@@ -191,6 +191,37 @@ async def test_a_client_that_leaves_while_memvid_is_asked(
     assert model.chats == []
 
 
+async def test_tokens_arrive_one_by_one_as_a_slow_upstream_sends_them(start: StartService, model: Upstream) -> None:
+    """Each token is sent only once the client has the one before, and some time after it."""
+    seen: asyncio.Queue[str] = asyncio.Queue()
+    sent: list[float] = []
+    arrived: list[float] = []
+    clock = asyncio.get_running_loop().time
+
+    async def answer(exchange: Exchange) -> None:
+        await exchange.start()
+        for number in range(6):
+            sent.append(clock())
+            await exchange.text(f"t{number}")
+            assert await asyncio.wait_for(seen.get(), 10) == f"t{number}"
+            await asyncio.sleep(0.05)
+        await exchange.finish()
+
+    model.answer = answer
+    async with (
+        start() as service,
+        behind_envoy(service) as http,
+        http.post(CHAT, json={"message": "Slowly"}) as response,
+    ):
+        async for line in response.content:
+            if line.startswith(b"data: ") and b'"token"' in line:
+                arrived.append(clock())
+                seen.put_nowait(json.loads(line[6:])["content"])
+    assert len(arrived) == len(sent) == 6
+    # Every token was there before the next one had been sent, so nothing was held back.
+    assert all(here < later for here, later in zip(arrived, sent[1:], strict=False))
+
+
 async def test_cache_and_names_over_rest(start: StartService, model: Upstream) -> None:
     async with start() as service, behind_envoy(service) as http:
 

@@ -129,7 +129,7 @@ async def test_claiming_another_address_costs_nobody_else(start_edge: StartEdge)
 
 @pytest.mark.parametrize("name", ["x-forwarded-for", "x-envoy-external-address"])
 async def test_claiming_another_address_gains_nothing_over_grpc(start_edge: StartEdge, name: str) -> None:
-    async with start_edge(CHAT_RATE_LIMIT="1/hour") as edge, grpc.aio.insecure_channel(edge) as channel:
+    async with start_edge(CHAT_ADDRESS_RATE_LIMIT="1/hour") as edge, grpc.aio.insecure_channel(edge) as channel:
         stub = chat_pb2_grpc.ChatServiceStub(channel)
         assert [event async for event in stub.Chat(chat_pb2.ChatRequest(message="How?"))]
         # More than one, in case only the first is replaced.
@@ -147,7 +147,7 @@ async def test_too_many_streams_get_429(start_edge: StartEdge, model: Upstream) 
         await exchange.gone.wait()
 
     model.answer = endless
-    async with start_edge(CHAT_MAX_STREAMS_PER_USER="1") as edge, client(edge) as http:
+    async with start_edge(CHAT_MAX_STREAMS="1", CHAT_QUEUE_LENGTH="0") as edge, client(edge) as http:
         async with http.post(CHAT, json={"message": "How?"}) as response:
             assert response.status == 200
             assert await response.content.readuntil(b"\n\n")
@@ -156,7 +156,7 @@ async def test_too_many_streams_get_429(start_edge: StartEdge, model: Upstream) 
             assert second.status == 429
             assert int(second.headers["retry-after"]) >= 1
             info = next(detail for detail in body["details"] if detail["@type"].endswith("ErrorInfo"))
-            assert (info["reason"], info["metadata"]["limit"]) == ("TOO_MANY_STREAMS", "streams_user")
+            assert (info["reason"], info["metadata"]["limit"]) == ("TOO_MANY_STREAMS", "streams_total")
         # The closed tab frees the place.
         model.answer = saying("Hello")
         async with asyncio.timeout(30):

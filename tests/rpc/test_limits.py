@@ -105,7 +105,7 @@ async def test_an_address_is_held_to_a_rate_whatever_users_it_names(start: Start
 
 
 async def test_addresses_of_one_ipv6_network_are_one(start: StartService) -> None:
-    async with start(CHAT_RATE_LIMIT="1/hour") as service:
+    async with start(CHAT_ADDRESS_RATE_LIMIT="1/hour") as service:
         assert await from_address(service, "2001:db8:1:2::1").read()
         assert (await failure_of(from_address(service, "2001:db8:1:2:ffff::9"))).reason == "RATE_LIMITED"
         assert await from_address(service, "2001:db8:1:3::1").read()
@@ -115,7 +115,7 @@ async def test_addresses_of_one_ipv6_network_are_one(start: StartService) -> Non
 async def test_a_client_that_is_no_proxy_gains_nothing_by_claiming_another_address(
     start: StartService, header: str
 ) -> None:
-    async with start(CHAT_RATE_LIMIT="1/hour", CHAT_TRUSTED_PROXIES="none") as service:
+    async with start(CHAT_ADDRESS_RATE_LIMIT="1/hour", CHAT_TRUSTED_PROXIES="none") as service:
         await service.ask()
         call = service.chat.Chat(chat_pb2.ChatRequest(message="How?"), metadata=((header, "192.0.2.200"),))
         assert (await failure_of(call)).reason == "RATE_LIMITED"
