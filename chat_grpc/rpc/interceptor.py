@@ -65,7 +65,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             grpc.unary_stream_rpc_method_handler,
             self._stream(method.unary_stream, metadata),
             decode,
-            method.response_serializer,
+            _serialize,
         )
 
     def _unary(
@@ -109,6 +109,11 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             # The id may have been replaced by one that the request holds.
             status = to_status(failure, call.request_id() or request_id)
             await context.abort(status.code, status.message, status.trailers)
+
+
+def _serialize(message: Message | bytes) -> bytes:
+    """Return a message's bytes; a servicer may hand over the bytes themselves."""
+    return message if isinstance(message, bytes) else message.SerializeToString()
 
 
 def _handler(kind: Any, *parts: Any) -> Handler:

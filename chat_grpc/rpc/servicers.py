@@ -18,6 +18,7 @@ from chat_grpc.conversation.history import History
 from chat_grpc.conversation.pipeline import Conversation
 from chat_grpc.rpc import convert
 from chat_grpc.rpc.caller import caller_of
+from chat_grpc.rpc.delta import delta_bytes
 from chat_grpc.rpc.interceptor import Context
 from chat_grpc.settings import Networks
 
@@ -36,7 +37,7 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
         response, delta, write = chat_pb2.ChatResponse, chat_pb2.Delta, context.write
 
         async def direct(text: str) -> None:
-            await write(response(delta=delta(text=text)))
+            await write(delta_bytes(text))  # the interceptor lets bytes through
 
         asked = convert.chat_request(request, caller_of(context, self._trusted))
         async with aclosing(self._conversation.chat(asked, direct)) as events:
