@@ -6,6 +6,7 @@ each answer says that it is extractive.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
 from collections import Counter
@@ -151,6 +152,7 @@ class Extractive:
             pieces[0] = pieces[0].replace(IS_SET_UP, CAN_BE_REACHED)
         for piece in pieces:
             yield piece
+            await asyncio.sleep(0)  # so that each quote is on its way before the next one
         tokens = estimate("".join(pieces))
         yield Ending(FinishReason.STOP, Usage(0, tokens, tokens, 0.0, estimated=True))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from chat_grpc.domain import FinishReason, Passage
 from chat_grpc.llm import Ending, Prompt
 from chat_grpc.llm.extractive import INTRODUCTION, NOTHING, UNREACHABLE, Extractive
+from tests.support.fixtures import StartService
+from tests.support.service import text_of
 
 DYNAMO = Passage(
     "Storage › DynamoDB", 0.9, "Messages live in tables. To keep messages in DynamoDB, set CHAT_DATABASE_URL. Enjoy!"
@@ -44,3 +46,10 @@ async def test_says_plainly_when_nothing_fits() -> None:
 
 async def test_says_when_the_memory_was_out_of_reach() -> None:
     assert (await quotes("How do I keep messages?", None))[0] == [UNREACHABLE]
+
+
+async def test_quotes_are_streamed(start: StartService) -> None:
+    async with start(CHAT_LLM_PROVIDER="extractive") as service:
+        events = await service.ask("Does SQLite keep messages in one file, or is that DynamoDB?")
+    assert text_of(events).startswith(INTRODUCTION)
+    assert sum(event.HasField("delta") for event in events) > 1
