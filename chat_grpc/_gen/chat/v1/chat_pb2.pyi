@@ -45,7 +45,8 @@ class ChatRequest(_message.Message):
     request_id: _builtins.str
     """request_id is the caller's own name for this request, 1 to 128 visible
     ASCII characters; it stands in every log line and in the history. Empty
-    takes the x-request-id metadata, or makes one.
+    takes the x-request-id metadata, or makes one. The same request sent again
+    under the same name joins the running answer, or is given the kept one.
     """
     @_builtins.property
     def options(self) -> Global___ChatOptions:

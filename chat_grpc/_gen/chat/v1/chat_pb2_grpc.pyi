@@ -22,6 +22,8 @@ class ChatServiceStub:
     Delta, then Completed. A stream that ends without Completed has failed,
     and its status says how: INVALID_ARGUMENT (BadRequest names the fields),
     NOT_FOUND (no such session), PERMISSION_DENIED (another user's session),
+    ABORTED (the request_id was used for another request), RESOURCE_EXHAUSTED
+    (a limit is reached; RetryInfo says when to try again),
     UNAVAILABLE (no model, or no database; RetryInfo says when to try again),
     DEADLINE_EXCEEDED (a time limit passed). ErrorInfo always names the reason.
     """
@@ -44,6 +46,8 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         Delta, then Completed. A stream that ends without Completed has failed,
         and its status says how: INVALID_ARGUMENT (BadRequest names the fields),
         NOT_FOUND (no such session), PERMISSION_DENIED (another user's session),
+        ABORTED (the request_id was used for another request), RESOURCE_EXHAUSTED
+        (a limit is reached; RetryInfo says when to try again),
         UNAVAILABLE (no model, or no database; RetryInfo says when to try again),
         DEADLINE_EXCEEDED (a time limit passed). ErrorInfo always names the reason.
         """

@@ -315,7 +315,8 @@ class ChatRequest(betterproto2.Message):
     """
     request_id is the caller's own name for this request, 1 to 128 visible
     ASCII characters; it stands in every log line and in the history. Empty
-    takes the x-request-id metadata, or makes one.
+    takes the x-request-id metadata, or makes one. The same request sent again
+    under the same name joins the running answer, or is given the kept one.
     """
 
     options: "ChatOptions | None" = betterproto2.field(5, betterproto2.TYPE_MESSAGE, optional=True)
