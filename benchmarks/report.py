@@ -30,7 +30,7 @@ COLUMNS = {
     "litellm": "LiteLLM proxy",
     "direct": "upstream directly",
 }
-OURS = ("grpcio", "aiohttp", "uvloop", "msgspec")
+OURS = ("grpcio", "httptools", "aiohttp", "uvloop", "msgspec")
 THEIRS = ("litellm", "fastapi", "starlette", "httpx", "uvicorn")
 
 

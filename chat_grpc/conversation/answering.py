@@ -14,8 +14,8 @@ from chat_grpc.domain import ChatRequest, Event, Message, Part
 from chat_grpc.errors import Draining
 from chat_grpc.llm import Prompt
 
-Direct: TypeAlias = Callable[[str], Awaitable[None]]
-"""Gives a reader a piece of text, and returns when it may be given another."""
+Direct: TypeAlias = Callable[[str], Awaitable[None] | None]
+"""Gives a reader a piece of text; what it returns, if anything, is to be awaited before the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,22 +117,31 @@ class Answering:
         self.pieces.append(text)
         self._events.append(text)
 
-    async def pass_text(self, text: str) -> None:
+    def pass_text(self, text: str) -> Awaitable[None] | None:
         """Write the next piece of text, and hand it to the reader right here if that is the only one and waits for it.
 
         So the usual token, with one reader who has read all there is, needs no
         other task to wake up. Only for a text that nobody else follows: a reader
-        who does not take it holds the work up.
+        who does not take it holds the work up, for as long as what is returned
+        (if anything) takes to be awaited.
         """
         direct = self._direct
         if direct is None or self._readers != 1 or not self._events.sleeps(self._place):
             self.say_text(text)
-            return
+            return None
         self.pieces.append(text)
         self._events.append_read(text, self._place)
         try:
-            await direct(text)
+            taking = direct(text)
         except Exception:  # noqa: BLE001 (whatever it was, the reader can't be reached, and is about to hear of it)
+            self._direct = None
+            return None
+        return None if taking is None else self._taken(taking)
+
+    async def _taken(self, taking: Awaitable[None]) -> None:
+        try:
+            await taking
+        except Exception:  # noqa: BLE001 (see pass_text)
             self._direct = None
 
     def stays_for(self, others: Callable[[], bool]) -> None:

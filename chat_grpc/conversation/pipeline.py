@@ -200,7 +200,9 @@ class Conversation:
 
     async def _answer(self, answering: Answering) -> None:
         """Do all the work of one message."""
-        searching = asyncio.ensure_future(self._retrieve(answering.request))
+        searching = None
+        if answering.request.options.retrieval:
+            searching = asyncio.ensure_future(self._retrieve(answering.request))
         try:
             answering.kept = self._track(asyncio.ensure_future(self._storage.add(answering.message)))
             if not await asyncio.shield(answering.kept):
@@ -208,7 +210,7 @@ class Conversation:
                 return
             message = answering.message
             answering.say(Started(message.id, message.session_id, message.request_id))
-            found = await searching
+            found = await searching if searching else Retrieved((), 0)
             answering.say(found or Retrieved((), 0))
             answering.message = replace(message, passages=found.passages if found else ())
             if found is None:
@@ -220,7 +222,8 @@ class Conversation:
                 await self._settle_failure(answering, answering.cause(error))
             raise
         finally:
-            searching.cancel()
+            if searching:
+                searching.cancel()
 
     async def _prompt(self, answering: Answering, found: Retrieved | None) -> Prompt:
         sending, passages = answering.sending, found.passages if found else None
@@ -292,9 +295,9 @@ class Conversation:
                         flight.text.append(piece)
                         if flight.followed:
                             answering.say_text(piece)
-                        else:
+                        elif (taking := answering.pass_text(piece)) is not None:
                             flight.handing_since = clock()
-                            await answering.pass_text(piece)
+                            await taking
                             flight.handing_since = None
                 if isinstance(piece, str):
                     provider = opened.model.partition("/")[0]
@@ -346,8 +349,6 @@ class Conversation:
 
     async def _retrieve(self, request: ChatRequest) -> Retrieved | None:
         """Return the passages, or None when the memory is missing."""
-        if not request.options.retrieval:
-            return Retrieved((), 0)
         started = time.perf_counter()
         try:
             passages = await self._retriever.ask(

@@ -1,31 +1,27 @@
 """Providers that speak the OpenAI wire format: OpenAI, OpenRouter, Gemini, vLLM, llama.cpp, Ollama.
 
-This is the token path: a pooled aiohttp session, an incremental decoder, and
-one piece of text for all that one read of the socket brought.
+This is the token path: pooled connections whose bytes go straight to an
+incremental decoder, and one piece of text for all that one read of the socket
+brought.
 """
 
 from __future__ import annotations
 
 import asyncio
-import importlib
+import time
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Any
 
-import msgspec
+from msgspec.json import encode as _encode
 
 from chat_grpc.errors import ModelBroke, ModelError, ModelTimeout, ModelUnavailable
 from chat_grpc.llm import Ending, Prompt
+from chat_grpc.llm.http1 import HTTPError, Origin, Response
 from chat_grpc.llm.refusals import refused, seconds
 from chat_grpc.llm.watchdog import TimeLimits, Watchdog
 from chat_grpc.llm.wire import WireAnswer, request_body
 from chat_grpc.settings import Secret
 
-if TYPE_CHECKING:
-    import aiohttp
-
 CONNECT_SECONDS = 5.0
-POOL_SIZE = 0
-"""Open upstream connections have no bound of their own: admission bounds the answers that are written at once."""
 PING_SECONDS = 1.5
 LINGER_SECONDS = 0.1
 
@@ -60,38 +56,20 @@ class OpenAIWire:
         self.name = name
         self.default_model = default_model
         self.models = models | {default_model}
-        self._base_url = base_url.rstrip("/")
-        self._api_key = api_key
         self._key_setting = key_setting
         self._limits = limits
-        self._session: aiohttp.ClientSession | None = None
-        self._opening = asyncio.Lock()
+        headers = {"accept": "text/event-stream", "content-type": "application/json"}
+        if api_key:
+            headers["authorization"] = f"Bearer {api_key.reveal()}"
+        self._origin = Origin(base_url, headers, connect_seconds=CONNECT_SECONDS)
 
     async def open(self) -> None:
-        """Get ready for the first answer, off the way to the first SERVING.
-
-        Importing aiohttp takes 0.35 s; it happens on a thread, so that the
-        server answers health checks meanwhile.
-        """
-        async with self._opening:
-            if self._session is not None:
-                return
-            aiohttp = await asyncio.to_thread(importlib.import_module, "aiohttp")
-            headers = {"accept": "text/event-stream", "user-agent": "chat-grpc"}
-            if self._api_key:
-                headers["authorization"] = f"Bearer {self._api_key.reveal()}"
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=POOL_SIZE, keepalive_timeout=60, ttl_dns_cache=300),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
-                headers=headers,
-                auto_decompress=True,
-                json_serialize=lambda body: msgspec.json.encode(body).decode(),
-            )
+        """Get ready for the first answer."""
+        await self._origin.open()
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._session is not None:
-            await self._session.close()
+        await self._origin.close()
 
     async def ping(self) -> None:
         """Ask for the list of models, which every such server has.
@@ -101,32 +79,31 @@ class OpenAIWire:
         """
         try:
             async with asyncio.timeout(PING_SECONDS):
-                async with await self._request("GET", "/models") as response:
-                    await response.read()
-        except TimeoutError:
+                await _read_to_end(await self._request("GET", "/models"))
+        except (TimeoutError, HTTPError):
             raise self._unreachable("ping") from None
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[str | Ending, None]:
         """Yield the answer as it arrives; see llm.Provider."""
-        started = asyncio.get_running_loop().time()
+        started = time.monotonic()
         try:
             async with asyncio.timeout(self._limits.first_token):
-                response = await self._request("POST", "/chat/completions", json=request_body(prompt))
+                response = await self._request("POST", "/chat/completions", _encode(request_body(prompt)))
         except TimeoutError:
             raise self._timeout("first_token") from None
         try:
             answer = WireAnswer()
+            take, feed = response.take, answer.feed
             with Watchdog(self._limits, response.close, started=started) as watchdog:
                 while not answer.done:
-                    watchdog.waiting()
-                    try:
-                        chunk = await response.content.readany()
-                    except _client_error():
-                        chunk = b""
-                        answer.failure = CLOSED
-                    if watchdog.expired:
-                        raise self._timeout(watchdog.expired)
-                    text = answer.feed(chunk)
+                    chunk = take()
+                    if not chunk:
+                        if response.ended:
+                            break
+                        watchdog.waiting()
+                        await response.more()
+                        continue
+                    text = feed(chunk)
                     if answer.alive:
                         answer.alive = False
                         watchdog.arrived()
@@ -134,28 +111,31 @@ class OpenAIWire:
                         yield text
                     if answer.failure is not None:
                         raise self._broke(*answer.failure)
-                    if not chunk:
-                        break
-            ending = answer.ending()
-            if not isinstance(ending, Ending):
-                raise self._broke(*ending)
-            yield ending
-            await _read_to_end(response)
+            yield self._ending(answer, response, watchdog.expired)
+            await _linger(response)
         finally:
-            _let_go(response)
+            response.release()
 
-    async def _request(self, method: str, path: str, **kwargs: Any) -> aiohttp.ClientResponse:
+    def _ending(self, answer: WireAnswer, response: Response, expired: str) -> Ending:
+        """Return how the answer ended; raise what was wrong with its end."""
+        if expired:  # it is what closed the connection
+            raise self._timeout(expired)
+        if response.broken and not answer.done:
+            raise self._broke(*CLOSED)
+        ending = answer.ending()
+        if not isinstance(ending, Ending):
+            raise self._broke(*ending)
+        return ending
+
+    async def _request(self, method: str, path: str, body: bytes = b"") -> Response:
         """Send a request and return its response if it is a success.
 
         Raises:
             ModelUnavailable: it could not be sent, or was refused.
         """
-        if self._session is None:
-            await self.open()
-        assert self._session is not None  # noqa: S101 (open() has set it; this tells mypy)
         try:
-            response = await self._session.request(method, self._base_url + path, allow_redirects=False, **kwargs)
-        except _client_error():
+            response = await self._origin.request(method, path, body=body)
+        except HTTPError:
             raise self._unreachable("connect") from None
         if response.status == HTTP_OK:
             return response
@@ -176,25 +156,19 @@ class OpenAIWire:
         )
 
 
-def _let_go(response: aiohttp.ClientResponse) -> None:
-    """Give the connection back to the pool, or close it: that tells an upstream which still writes to stop."""
-    if response.content.at_eof():
-        response.release()
-    else:
-        response.close()
-
-
-async def _read_to_end(response: aiohttp.ClientResponse) -> None:
+async def _linger(response: Response) -> None:
     """Read what follows [DONE], so that the connection can be used again; don't wait long for it."""
     try:
         async with asyncio.timeout(LINGER_SECONDS):
-            while not response.content.at_eof():
-                await response.content.readany()
-    except _client_error():  # TimeoutError is an OSError
+            await _read_to_end(response)
+    except (TimeoutError, HTTPError):
         return
 
 
-def _client_error() -> tuple[type[Exception], ...]:
-    """Return what aiohttp raises for a broken connection; it is imported by now."""
-    aiohttp = importlib.import_module("aiohttp")
-    return (aiohttp.ClientError, OSError, asyncio.IncompleteReadError)
+async def _read_to_end(response: Response) -> None:
+    """Read what is left of a body, and give its connection back."""
+    try:
+        while await response.read():
+            pass
+    finally:
+        response.release()

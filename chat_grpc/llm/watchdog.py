@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import monotonic
 from typing import Self
 
 
@@ -23,8 +24,8 @@ class Watchdog:
     A timer that is set anew for every token costs more than decoding one. This
     one is set rarely: when it rings, it looks at how long the wait has been and
     sleeps on for the rest. Time that the reader of the answer takes is not
-    counted, except in the total. ``started`` is when the request was sent (loop
-    time).
+    counted, except in the total. ``started`` is when the request was sent
+    (time.monotonic(), which the loop's clock follows).
     """
 
     __slots__ = ("_handle", "_limits", "_loop", "_on_timeout", "_started", "_waiting_since", "expired", "last")
@@ -37,7 +38,7 @@ class Watchdog:
         self._waiting_since: float | None = started
         self._handle: asyncio.TimerHandle | None = None
         self.last: float | None = None
-        """When the last text arrived (loop time); None before the first."""
+        """When the last text arrived (time.monotonic()); None before the first."""
         self.expired: str = ""
         """Which limit passed: first_token, idle or total; "" while none has."""
 
@@ -51,11 +52,11 @@ class Watchdog:
 
     def waiting(self) -> None:
         """The stream begins to wait for its upstream."""
-        self._waiting_since = self._loop.time()
+        self._waiting_since = monotonic()
 
     def arrived(self) -> None:
         """Text arrived; the stream turns to its reader."""
-        self.last = self._loop.time()
+        self.last = monotonic()
         self._waiting_since = None
 
     def _due(self) -> tuple[float, float]:
@@ -64,13 +65,13 @@ class Watchdog:
         if self.last is None:
             wait = self._started + limits.first_token
         elif self._waiting_since is None:
-            wait = self._loop.time() + limits.idle
+            wait = monotonic() + limits.idle
         else:
             wait = self._waiting_since + limits.idle
         return wait, self._started + limits.total
 
     def _ring(self) -> None:
-        now = self._loop.time()
+        now = monotonic()
         wait, total = self._due()
         if now < min(wait, total):
             self._handle = self._loop.call_at(min(wait, total), self._ring)

@@ -16,10 +16,12 @@ from chat_grpc._gen.chat.v1 import (
 from chat_grpc.conversation.health import HealthReporter
 from chat_grpc.conversation.history import History
 from chat_grpc.conversation.pipeline import Conversation
+from chat_grpc.domain import Completed
 from chat_grpc.rpc import convert
 from chat_grpc.rpc.caller import caller_of
 from chat_grpc.rpc.delta import delta_bytes
 from chat_grpc.rpc.interceptor import Context
+from chat_grpc.rpc.writer import EventWriter
 from chat_grpc.settings import Networks
 
 
@@ -34,18 +36,17 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
         self, request: chat_pb2.ChatRequest, context: Context
     ) -> AsyncGenerator[chat_pb2.ChatResponse, None]:
         """Answer one message."""
-        response, delta, write = chat_pb2.ChatResponse, chat_pb2.Delta, context.write
-
-        async def direct(text: str) -> None:
-            await write(delta_bytes(text))  # the interceptor lets bytes through
-
+        writer = EventWriter(context.write)  # the interceptor lets bytes through
         asked = convert.chat_request(request, caller_of(context, self._trusted))
-        async with aclosing(self._conversation.chat(asked, direct)) as events:
+        async with aclosing(self._conversation.chat(asked, writer.give)) as events:
             async for event in events:
-                if isinstance(event, str):
-                    yield response(delta=delta(text=event))
-                else:
+                if isinstance(event, Completed):
+                    await writer.drain()
                     yield convert.event(event)
+                    continue
+                message = delta_bytes(event) if isinstance(event, str) else convert.event(event).SerializeToString()
+                if (taking := writer.begin(message)) is not None:
+                    await taking
 
     async def ListSuggestedQuestions(
         self, request: chat_pb2.ListSuggestedQuestionsRequest, context: Context

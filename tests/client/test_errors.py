@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import grpc
@@ -11,8 +10,8 @@ import pytest
 
 from chat_grpc._gen.chat.v1 import chat_pb2, chat_pb2_grpc, health_pb2, health_pb2_grpc
 from chat_grpc.client import ChatClient, ChatError
+from tests.support.certificates import server_certificate
 
-TLS = Path(__file__).parent / "tls"
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Behaviour = Callable[["grpc.aio.ServicerContext[Any, Any]"], Awaitable[None]]
 
@@ -112,13 +111,15 @@ async def test_an_event_of_a_later_protocol_is_passed_over(odd: tuple[Odd, str])
 
 
 async def test_tls() -> None:
-    key, certificate = ((TLS / name).read_bytes() for name in ("key.pem", "certificate.pem"))
+    certificate = server_certificate("localhost")
     server = grpc.aio.server()
     health_pb2_grpc.add_HealthServiceServicer_to_server(Odd(), server)
-    port = server.add_secure_port("localhost:0", grpc.ssl_server_credentials([(key, certificate)]))
+    port = server.add_secure_port(
+        "localhost:0", grpc.ssl_server_credentials([(certificate.key_pem, certificate.chain_pem)])
+    )
     await server.start()
     try:
-        trusted = grpc.ssl_channel_credentials(certificate)
+        trusted = grpc.ssl_channel_credentials(certificate.authority_pem)
         async with ChatClient(f"localhost:{port}", credentials=trusted) as client:
             assert (await client.health()).version == "odd"
         async with ChatClient(f"localhost:{port}", secure=True) as client:
