@@ -102,6 +102,15 @@ generate: $(VENV)/dev.stamp ## write the generated code anew from protos/
 check-generated: $(VENV)/dev.stamp ## fail if the generated code is not what protos/ gives
 	$(BIN)/python scripts/generate.py --check
 
+.PHONY: fuzz
+fuzz: $(VENV)/dev.stamp ## have Schemathesis make up requests to the REST API (FUZZ_EXAMPLES=2000 for each route, FUZZ_SEED)
+	@FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),2000) FUZZ_SEED=$(or $(FUZZ_SEED),$(shell date +%s)) \
+		$(BIN)/python -m pytest --no-cov -s tests/gateway/openapi/test_fuzz.py
+
+.PHONY: docs-assets
+docs-assets: $(VENV)/dev.stamp ## take Swagger UI and ReDoc from npm anew (versions in scripts/docs_assets.py)
+	$(BIN)/python scripts/docs_assets.py
+
 .PHONY: bench-start
 bench-start: $(VENV)/dev.stamp ## measure how `chat-grpc serve` starts, and how long a first token takes
 	@$(BIN)/python benchmarks/start.py

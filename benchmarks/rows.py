@@ -21,6 +21,7 @@ BEHIND_MILLISECONDS = 100.0
 INSTANT = Load("instant", "tokens=200", 200, streams=100)
 PACED_100 = Load("paced, 100 streams", "tokens=200,rate=50", 200, streams=100, ramp=1.0)
 PACED_200 = Load("paced, 200 streams", "tokens=200,rate=50", 200, streams=200, ramp=1.0)
+PACED_10 = Load("paced, 10 streams", "tokens=200,rate=50", 200, streams=10, ramp=1.0)
 FIRST_TOKEN = Load("first token", "tokens=3,rate=200", 3, requests=100)
 CACHED = Load("cached", "tokens=200", 200, streams=20, requests=50, same=True)
 # The same number of tokens and of requests by each number of streams, so that nothing differs but this number...
@@ -129,6 +130,19 @@ def delay_row(rounds: Rounds) -> Row:
     )
     cells = {one: f"{value:.1f}" for one, value in p99.items()}
     return Row("delay of a token, ms, 200 streams x 50 tokens/s, p99", cells, limits, p99)
+
+
+def sse_row(rounds: Rounds) -> Row:
+    """How much later a token comes as a server-sent event through Envoy than over gRPC, where nothing is crowded."""
+    name = PACED_10.name
+    p50 = {one: rounds.median(name, one, "p50") for one in _names(rounds, PACED_10)}
+    added = statistics.median(
+        sse.seen["p50"] - grpc.seen["p50"]
+        for sse, grpc in zip(rounds.samples[name, "sse"], rounds.samples[name, "grpc"], strict=True)
+    )
+    cells = {one: f"{value:.2f}" for one, value in p50.items()}
+    limit = Limit(f"SSE {added:+.2f} ms to gRPC (at most +0.5)", added, 0.5)
+    return Row("delay of a token, ms, 10 streams x 50 tokens/s, p50", cells, (limit,), p50)
 
 
 def cached_row(rounds: Rounds, server: Contestant, count: int) -> Row:

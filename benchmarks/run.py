@@ -64,6 +64,7 @@ def everything(count: int) -> tuple[list[rows.Row], int]:
             rounds.run(rows.INSTANT, everybody, count, repeat=REPEAT)
             rounds.run(rows.PACED_100, everybody, count)
             rounds.run(rows.PACED_200, everybody, count)
+            rounds.run(rows.PACED_10, everybody, count)
             rounds.run(rows.FIRST_TOKEN, everybody, count)
             for load in (*rows.GROWTH_INSTANT, *rows.GROWTH_PACED):
                 rounds.run(load, (server,), count)
@@ -73,6 +74,7 @@ def everything(count: int) -> tuple[list[rows.Row], int]:
             rows.cpu_row(rounds, rows.PACED_200, "CPU per token, us, paced, 200 streams", bare=1.15, litellm=1 / 6),
             rows.first_token_row(rounds),
             rows.delay_row(rounds),
+            rows.sse_row(rounds),
             cached,
             rows.memory_row(url, min(count, MEMORY_ROUNDS)),
             rows.growth_row(rounds, rows.GROWTH_INSTANT, "CPU per token, us, instant, 10 / 100 / 1,000 streams"),

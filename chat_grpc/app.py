@@ -18,7 +18,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from chat_grpc import __version__
 from chat_grpc._gen.chat.v1 import chat_pb2_grpc, history_pb2_grpc
 from chat_grpc._gen.chat.v1 import health_pb2_grpc as chat_health_pb2_grpc
-from chat_grpc._gen.gateway.v1 import gateway_pb2_grpc
+from chat_grpc._gen.gateway.v1 import docs_pb2_grpc, gateway_pb2_grpc, metrics_pb2_grpc, openai_pb2_grpc, web_pb2_grpc
 from chat_grpc.cache.memory import MemoryCache
 from chat_grpc.conversation.admission import Admission
 from chat_grpc.conversation.health import HealthReporter
@@ -28,33 +28,57 @@ from chat_grpc.conversation.pipeline import Conversation
 from chat_grpc.conversation.sessions import Sessions
 from chat_grpc.conversation.system_prompt import SystemPrompt
 from chat_grpc.errors import ChatError
+from chat_grpc.llm import Models
 from chat_grpc.llm.catalog import Catalog
 from chat_grpc.llm.contexts import Contexts
 from chat_grpc.llm.factory import choose
+from chat_grpc.llm.lineup import lineup
 from chat_grpc.llm.prices import Prices
 from chat_grpc.llm.tokens import TokenCounter
 from chat_grpc.retrieval.memvid import MemvidRetriever
 from chat_grpc.rpc.interceptor import ErrorInterceptor
 from chat_grpc.rpc.lifecycle import InFlight, serve_until_signalled
+from chat_grpc.rpc.observer import ObservingInterceptor
 from chat_grpc.rpc.reflection import add_reflection
 from chat_grpc.rpc.servicers import ChatServicer, HealthServicer, HistoryServicer
 from chat_grpc.settings import Settings
 from chat_grpc.storage.sqlite import SQLiteStorage
 from chat_grpc.telemetry import logs
+from chat_grpc.telemetry.measured import MeasuredCache, MeasuredRetriever, MeasuredStorage, TracedModels
+from chat_grpc.telemetry.metrics import Metrics
+from chat_grpc.telemetry.traces import Tracer, open_tracer
+from gateway.docs import DocsServicer
+from gateway.errors import rest_body
+from gateway.metrics import MetricsServicer
+from gateway.openai_errors import openai_body
+from gateway.openai_servicer import OpenAIServicer
 from gateway.servicer import GatewayServicer
+from gateway.web import WebServicer
 
 log = logs.get(__name__)
 
-SERVICES = ("chat.v1.ChatService", "chat.v1.HistoryService", "chat.v1.HealthService", "gateway.v1.GatewayService")
+SERVICES = (
+    "chat.v1.ChatService",
+    "chat.v1.HistoryService",
+    "chat.v1.HealthService",
+    "gateway.v1.GatewayService",
+    "gateway.v1.MetricsService",
+    "gateway.v1.WebService",
+    "gateway.v1.OpenAIService",
+    "gateway.v1.DocsService",
+)
+BODIES = {"/gateway.v1.": rest_body, "/gateway.v1.OpenAIService/": openai_body}
+"""What HTTP clients are told of errors, by the beginning of the method's name; the longest that fits counts."""
 READINESS_SECONDS = 2.0
 GC_THRESHOLD = 10_000
 """New objects after which the collector looks at them; Python's own 700 come every few dozen tokens."""
-MAX_REQUEST_BYTES = 256 * 1024
+MAX_REQUEST_BYTES = (1024 + 16) * 1024
+"""The largest body that Envoy lets through (1 MiB, to OpenAI's route), and what gRPC puts around it."""
 
 SERVER_OPTIONS = (
     # Without this a second server on the same port would silently share it.
     ("grpc.so_reuseport", 0),
-    # The longest message is 10,000 characters of at most 4 bytes.
+    # The longest message is 10,000 characters of at most 4 bytes; OpenAI's clients send whole conversations.
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
     # A client that vanished is noticed, and its answer cancelled, within half a minute.
     ("grpc.keepalive_time_ms", 20_000),
@@ -76,6 +100,9 @@ class Parts:
     conversation: Conversation
     history: History
     reporter: HealthReporter
+    models: Models
+    metrics: Metrics
+    tracer: Tracer
 
 
 @asynccontextmanager
@@ -86,39 +113,54 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
         StorageUnavailable: the database can't be opened.
     """
     async with AsyncExitStack() as stack:
-        storage = await SQLiteStorage.open(Path(settings.database_url.partition("///")[2]))
-        stack.push_async_callback(storage.close)
-        retriever = MemvidRetriever(settings.memvid_grpc_url, timeout=settings.memvid_timeout)
-        stack.push_async_callback(retriever.close)
-        models = choose(settings)
-        stack.push_async_callback(models.close)
+        tracer = open_tracer(settings)
+        stack.push_async_callback(tracer.close)
+        metrics = Metrics(place.provider for place in lineup(settings))
+        sqlite = await SQLiteStorage.open(Path(settings.database_url.partition("///")[2]))
+        stack.push_async_callback(sqlite.close)
+        storage = MeasuredStorage(sqlite, metrics, tracer)
+        memvid = MemvidRetriever(settings.memvid_grpc_url, timeout=settings.memvid_timeout)
+        stack.push_async_callback(memvid.close)
+        retriever = MeasuredRetriever(memvid, metrics, tracer)
+        chain = choose(settings)
+        stack.push_async_callback(chain.close)
+        models: Models = TracedModels(chain, tracer) if tracer.active else chain
         catalog = Catalog()
         prices, tokens = Prices(catalog), TokenCounter()
         system_prompt = SystemPrompt(settings.system_prompt, retriever)
         stack.push_async_callback(system_prompt.close)
-        cache = MemoryCache(ttl=settings.cache_seconds, max_bytes=settings.cache_megabytes * 1_000_000)
-        stack.push_async_callback(cache.close)
+        memory = MemoryCache(ttl=settings.cache_seconds, max_bytes=settings.cache_megabytes * 1_000_000)
+        stack.push_async_callback(memory.close)
         sessions = Sessions(storage, ttl=settings.session_ttl, turns=settings.session_turns)
+        admission = _admission(settings)
         conversation = Conversation(
             models=models,
             retriever=retriever,
             storage=storage,
             sessions=sessions,
-            cache=cache,
-            admission=_admission(settings),
+            cache=MeasuredCache(memory, metrics),
+            admission=admission,
             system_prompt=system_prompt,
             contexts=Contexts(catalog, configured=settings.llm_context),
             tokens=tokens,
             prices=prices,
             max_tokens=settings.llm_max_tokens,
+            metrics=metrics,
         )
         stack.push_async_callback(conversation.close)
+        metrics.breakers(chain.states)
+        metrics.gauge("chat_grpc_streams_open", "Messages that are being answered.", lambda: admission.streams)
+        metrics.gauge("chat_grpc_streams_waiting", "Messages that wait for their turn.", lambda: admission.waiting)
+        metrics.gauge("chat_grpc_sessions_active", "Conversations that have not ended.", lambda: len(sessions))
         yield Parts(
             settings,
             (models.open, prices.preload, system_prompt.text),
             conversation,
             History(storage, sessions),
             HealthReporter(retriever=retriever, models=models, storage=storage, sessions=sessions),
+            models,
+            metrics,
+            tracer,
         )
 
 
@@ -144,13 +186,20 @@ def bind(parts: Parts, address: str, in_flight: InFlight) -> tuple[grpc.aio.Serv
         RuntimeError: the address is taken, or not one of this machine.
     """
     trusted = parts.settings.trusted_proxies
-    server = grpc.aio.server(interceptors=[ErrorInterceptor(in_flight)], options=SERVER_OPTIONS)
+    observer = ObservingInterceptor(parts.metrics, parts.tracer, log_content=parts.settings.log_content)
+    server = grpc.aio.server(interceptors=[observer, ErrorInterceptor(in_flight, BODIES)], options=SERVER_OPTIONS)
     chat_pb2_grpc.add_ChatServiceServicer_to_server(ChatServicer(parts.conversation, trusted), server)
     history_pb2_grpc.add_HistoryServiceServicer_to_server(HistoryServicer(parts.history), server)
     chat_health_pb2_grpc.add_HealthServiceServicer_to_server(HealthServicer(parts.reporter), server)
     gateway_pb2_grpc.add_GatewayServiceServicer_to_server(
-        GatewayServicer(parts.conversation, parts.reporter, trusted), server
+        GatewayServicer(parts.conversation, parts.history, parts.reporter, trusted), server
     )
+    openai_pb2_grpc.add_OpenAIServiceServicer_to_server(
+        OpenAIServicer(parts.conversation, parts.models, trusted), server
+    )
+    metrics_pb2_grpc.add_MetricsServiceServicer_to_server(MetricsServicer(parts.metrics), server)
+    web_pb2_grpc.add_WebServiceServicer_to_server(WebServicer(parts.history, parts.reporter), server)
+    docs_pb2_grpc.add_DocsServiceServicer_to_server(DocsServicer(), server)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     add_reflection(server, (*SERVICES, health.SERVICE_NAME))

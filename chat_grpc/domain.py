@@ -69,13 +69,24 @@ class ChatOptions:
     skip_cache: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A message and its whole answer; in a history that a caller gives, either may be missing, and is ""."""
+
+    message: str
+    answer: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest:
     """One message of a user. Empty ids mean: anonymous, a new session.
 
     ``idempotent`` tells that the caller itself named the request. ``address`` is
     the caller's, without port; ``route`` names the API where limits differ by it;
-    ``deadline`` is the caller's own, in loop time.
+    ``deadline`` is the caller's own, in loop time. ``system`` is what the caller
+    tells the model to be, beside what the service does. ``history`` is what was
+    said before, oldest first, by a caller who keeps that itself; None leaves it
+    to the session.
     """
 
     message: str
@@ -86,6 +97,8 @@ class ChatRequest:
     deadline: float | None = None
     user_id: str = ""
     session_id: str = ""
+    system: str = ""
+    history: tuple[Exchange, ...] | None = None
     options: ChatOptions = field(default_factory=ChatOptions)
 
 

@@ -96,6 +96,14 @@ FallbackNames = Annotated[
         description="pairs of provider/model, comma-separated",
     ),
 ]
+_ORIGIN = r"https?://[A-Za-z0-9.:\[\]-]+"
+Origins = Annotated[
+    str,
+    Meta(
+        pattern=rf"^({_ORIGIN}(\s*,\s*{_ORIGIN})*)?$",
+        description="origins (scheme, host and port, without a path), comma-separated",
+    ),
+]
 DatabaseUrl = Annotated[
     str,
     Meta(pattern=r"^sqlite(\+aiosqlite)?:///.+$", description="a SQLite file; other databases are not in this version"),
@@ -233,6 +241,11 @@ class Settings:
     grpc_port: Port = setting(50052, "the port the server listens on", example="50052")
     http_host: Host = setting("127.0.0.1", "the address Envoy listens on", example="127.0.0.1")
     http_port: Port = setting(3000, "the port Envoy listens on", aliases=("PORT",), example="3000")
+    cors_origins: Origins = setting(
+        "",
+        "the origins whose pages may call the service from a browser, comma-separated; unset: none but its own",
+        example="https://chat.example.org,http://localhost:5173",
+    )
     drain_seconds: Annotated[float, Meta(ge=0, le=3600)] = setting(
         30.0, "seconds that open streams get to finish when the server stops", example="30"
     )
@@ -241,6 +254,22 @@ class Settings:
     )
     log_format: Literal["json", "text"] = setting(
         "json", "json (one object a line) or text (for people)", example="text"
+    )
+    log_content: bool = setting(
+        False,  # noqa: FBT003 (it is the default of the field it stands in)
+        "whether the log holds the texts of messages and answers: true or false",
+        example="true",
+    )
+    http_metrics: bool = setting(
+        True,  # noqa: FBT003 (it is the default of the field it stands in)
+        "whether Envoy serves GET /metrics: true or false",
+        example="false",
+    )
+    otlp_endpoint: HttpUrl = setting(
+        "",
+        "the collector that traces are sent to, by OTLP over gRPC; unset: no traces are made",
+        aliases=("OTEL_EXPORTER_OTLP_ENDPOINT",),
+        example="http://127.0.0.1:4317",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -51,8 +52,17 @@ async def as_events(events: AsyncIterator[Event]) -> AsyncGenerator[bytes, None]
         raise
 
 
-async def as_object(events: AsyncIterator[Event]) -> bytes:
-    """Return the whole answer as one JSON object.
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A whole answer; ``chunks`` counts the passages that it was written from."""
+
+    text: str
+    chunks: int
+    completed: Completed
+
+
+async def whole(events: AsyncIterator[Event]) -> Whole:
+    """Gather an answer.
 
     Raises:
         ChatError: what the conversation raised.
@@ -69,16 +79,26 @@ async def as_object(events: AsyncIterator[Event]) -> bytes:
             completed = event
     if completed is None:
         raise _cut_short()
-    text = "".join(pieces)
+    return Whole("".join(pieces), chunks, completed)
+
+
+async def as_object(events: AsyncIterator[Event]) -> bytes:
+    """Return the whole answer as one JSON object.
+
+    Raises:
+        ChatError: what the conversation raised.
+    """
+    answer = await whole(events)
+    completed = answer.completed
     return msgspec.json.encode(
         {
             "id": completed.message_id,
             "session_id": completed.session_id,
-            "message": text,
-            "content": text,
+            "message": answer.text,
+            "content": answer.text,
             "model": completed.model,
             "cached": completed.cached,
-            "chunks_retrieved": chunks,
+            "chunks_retrieved": answer.chunks,
             "tokens_used": completed.usage.total_tokens,
             "timestamp": completed.created_at,
             "finish_reason": completed.finish_reason,

@@ -16,15 +16,16 @@ from chat_grpc.errors import InvalidRequest, Violation
 from chat_grpc.rpc.caller import caller_of
 from chat_grpc.settings import Networks
 from chat_grpc.telemetry.context import named_by_caller, request_id
-from gateway import answers, sse
+from gateway import answers, convert, history, rules, sse
 from gateway.keepalive import KeepAlive
 
 if TYPE_CHECKING:
     from chat_grpc.conversation.health import HealthReporter
+    from chat_grpc.conversation.history import History
     from chat_grpc.conversation.pipeline import Conversation
 
-MAX_MESSAGE = 2_000
-"""How many characters a message may have here; chat.v1 takes more."""
+DEFAULT_LIMIT = 10
+"""How many messages of a history are listed where the request does not say (protos/gateway/v1/gateway.proto)."""
 
 
 class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
@@ -32,15 +33,23 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
 
     Args:
         conversation: what answers messages.
+        messages: what was said.
         health: what knows the state of the service.
         trusted: the proxies that are believed when they say whose call they pass on.
         keep_alive: seconds of silence in a stream of events after which a comment is sent.
     """
 
     def __init__(
-        self, conversation: Conversation, health: HealthReporter, trusted: Networks, *, keep_alive: float = 15.0
+        self,
+        conversation: Conversation,
+        messages: History,
+        health: HealthReporter,
+        trusted: Networks,
+        *,
+        keep_alive: float = 15.0,
     ) -> None:
         self._conversation = conversation
+        self._messages = messages
         self._health = health
         self._trusted = trusted
         self._keep_alive = keep_alive
@@ -53,9 +62,9 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         """Answer one message, as events or (stream false) as one JSON object.
 
         Raises:
-            ChatError: what the conversation raised; InvalidRequest before it for a message of the wrong length.
+            ChatError: what the conversation raised; InvalidRequest before it for what breaks a rule of the schema.
         """
-        _check_message(request.message)
+        rules.check(request)
         caller = caller_of(context, self._trusted)
         events = self._conversation.chat(
             ChatRequest(
@@ -87,6 +96,69 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
                     silence.done()
                     content_type = ""
 
+    async def SendMessage(
+        self,
+        request: gateway_pb2.SendMessageRequest,
+        context: grpc.aio.ServicerContext[gateway_pb2.SendMessageRequest, Awaitable[gateway_pb2.SendMessageResponse]],
+    ) -> gateway_pb2.SendMessageResponse:
+        """Answer one message of a user.
+
+        Raises:
+            ChatError: what the conversation raised; InvalidRequest before it for what breaks a rule of the schema.
+        """
+        rules.check(request)
+        caller = caller_of(context, self._trusted)
+        events = self._conversation.chat(
+            ChatRequest(
+                message=request.content,
+                user_id=request.user_id,
+                session_id=request.session_id,
+                request_id=request_id(),
+                idempotent=named_by_caller(),
+                address=caller.address,
+                deadline=caller.deadline,
+            )
+        )
+        async with aclosing(events):
+            try:
+                return convert.answer(await answers.whole(events))
+            except InvalidRequest as error:
+                raise InvalidRequest([_as_content(fault) for fault in error.violations]) from None
+
+    async def ListHistory(
+        self,
+        request: gateway_pb2.ListHistoryRequest,
+        context: grpc.aio.ServicerContext[gateway_pb2.ListHistoryRequest, Awaitable[HttpBody]],
+    ) -> HttpBody:
+        """List a user's latest messages, newest first.
+
+        Raises:
+            InvalidRequest: no such user_id can be, or limit is less than 1.
+            StorageUnavailable: the history can't be read.
+        """
+        rules.check(request)
+        limit = request.limit if request.HasField("limit") else DEFAULT_LIMIT
+        page = await self._messages.list_messages(request.user_id, "", page_size=limit, page_token="")
+        # What people said is nothing for a cache on the way.
+        await context.send_initial_metadata((("cache-control", "no-store"),))
+        return HttpBody(content_type="application/json", data=history.as_array(page.messages))
+
+    async def ListSuggestedQuestions(
+        self,
+        request: gateway_pb2.ListSuggestedQuestionsRequest,
+        context: grpc.aio.ServicerContext[
+            gateway_pb2.ListSuggestedQuestionsRequest, Awaitable[gateway_pb2.ListSuggestedQuestionsResponse]
+        ],
+    ) -> gateway_pb2.ListSuggestedQuestionsResponse:
+        """List questions worth asking.
+
+        Raises:
+            NotFound: the memory holds no profile.
+            RetrievalUnavailable: the memory can't be reached.
+        """
+        questions = await self._conversation.suggested_questions()
+        return gateway_pb2.ListSuggestedQuestionsResponse(questions=[convert.question(item) for item in questions])
+
     async def GetHealth(
         self,
         request: gateway_pb2.GetHealthRequest,
@@ -96,20 +168,9 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         report = await self._health.report()
         if report.status == "unhealthy":
             await context.send_initial_metadata((("x-http-status", "503"),))
-        return gateway_pb2.GetHealthResponse(
-            status=report.status,
-            memvid_connected=report.retrieval_up,
-            memvid_frame_count=report.frame_count,
-            active_sessions=report.active_sessions,
-            version=report.version,
-        )
+        return convert.health(report, detailed=request.detailed)
 
 
-def _check_message(message: str) -> None:
-    """Raise InvalidRequest unless the message has 1 to 2,000 characters, not only white space."""
-    if not message.strip():
-        raise InvalidRequest([Violation("message", "must have at least one character that is not white space")])
-    if len(message) > MAX_MESSAGE:
-        raise InvalidRequest(
-            [Violation("message", f"must have at most {MAX_MESSAGE:,} characters; this one has {len(message):,}")]
-        )
+def _as_content(fault: Violation) -> Violation:
+    """Name a field as POST /chat does."""
+    return Violation("content", fault.description) if fault.field == "message" else fault

@@ -1,4 +1,4 @@
-"""Write all generated code: chat_grpc/_gen, chat_grpc/client/_gen, Envoy's descriptors.
+"""Write all generated code: chat_grpc/_gen, chat_grpc/client/_gen, Envoy's descriptors, the OpenAPI document.
 
 ``python scripts/generate.py`` writes; ``--check`` writes and then fails if git
 sees a difference; ``--imports-only`` only lays out the google/ protos that
@@ -18,7 +18,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 IMPORTS = ROOT / ".build" / "googleapis"
 DESCRIPTORS = ROOT / "envoy" / "descriptors.binpb"
-GENERATED = ("chat_grpc/_gen", "chat_grpc/client/_gen", "envoy/descriptors.binpb")
+WITH_COMMENTS = ROOT / ".build" / "gateway.binpb"
+OPENAPI = ROOT / "gateway" / "openapi.json"
+GENERATED = ("chat_grpc/_gen", "chat_grpc/client/_gen", "envoy/descriptors.binpb", "gateway/openapi.json")
 
 
 def main() -> None:
@@ -38,6 +40,7 @@ def main() -> None:
     packages = sorted(path.relative_to(ROOT) for path in (ROOT / "protos").iterdir())
     paths = [f"--path={path}" for path in (*packages, rpc_details)]
     buf("build", ".", *paths, "--as-file-descriptor-set", "--exclude-source-info", f"--output={DESCRIPTORS}")
+    write_openapi()
     if options.check:
         status = run("git", "status", "--porcelain", "--untracked-files=all", "--", *GENERATED)
         if status:
@@ -55,6 +58,18 @@ def lay_out_imports() -> None:
         target.mkdir(parents=True)
         for proto in Path(spec.submodule_search_locations[0]).glob("*.proto"):
             shutil.copy(proto, target)
+
+
+def write_openapi() -> None:
+    """Write the OpenAPI document of gateway.v1."""
+    buf("build", ".", "--path=protos/gateway", "--as-file-descriptor-set", f"--output={WITH_COMMENTS}")
+    # What these import may itself import generated code, so not before it is there.
+    from openapi import render
+
+    from chat_grpc import __version__
+    from gateway.openai_shapes import schemas
+
+    OPENAPI.write_text(render(WITH_COMMENTS.read_bytes(), __version__, schemas()), encoding="utf-8")
 
 
 def buf(*args: str) -> None:

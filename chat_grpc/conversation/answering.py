@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from chat_grpc.conversation.log import Log, Place
 from chat_grpc.conversation.sessions import Session
-from chat_grpc.domain import ChatRequest, Event, Message, Part
+from chat_grpc.domain import ChatRequest, Event, Message, Part, Retrieved
 from chat_grpc.errors import Draining
 from chat_grpc.llm import Prompt
 
@@ -44,8 +44,12 @@ class Answering:
         message: what the history holds of it, as far as this program knows.
         digest: tells it from other requests of the same name.
         sending: what goes to the model whatever is found.
-        kept: the task that keeps it as pending, once that has begun.
-        prompt: what the model is sent, once that is known.
+        kept: the task that keeps it for the first time, once that has begun.
+        found: the passages, from when they are found until the readers are told.
+        searching: the task that looks for passages, once that has begun.
+        asked: what a model is to be sent, once that is known.
+        key: what equal requests have in common, from then on.
+        prompt: what a model was sent, once one has been asked.
         pieces: the text so far.
         degraded: the parts that were missing.
         abandoned: its readers have left, and it goes on only for others.
@@ -59,13 +63,17 @@ class Answering:
         "_place",
         "_readers",
         "abandoned",
+        "asked",
         "degraded",
         "digest",
+        "found",
         "kept",
+        "key",
         "message",
         "pieces",
         "prompt",
         "request",
+        "searching",
         "sending",
         "session",
         "task",
@@ -78,6 +86,10 @@ class Answering:
         self.digest = digest
         self.sending = sending
         self.kept: asyncio.Task[bool] | None = None
+        self.found: Retrieved | None = None
+        self.searching: asyncio.Task[Retrieved | None] | None = None
+        self.asked: Prompt | None = None
+        self.key = ""
         self.prompt: Prompt | None = None
         self.pieces: list[str] = []
         self.degraded: tuple[Part, ...] = ()
@@ -102,6 +114,10 @@ class Answering:
             self._events.close(error)
         else:
             self._events.close()
+
+    def end(self) -> None:
+        """Say that all has been said, where no task does the work."""
+        self._events.close()
 
     @property
     def joinable(self) -> bool:

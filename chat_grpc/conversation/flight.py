@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 
@@ -53,7 +53,7 @@ class Flight:
         self.answer: CachedAnswer | None = None
         """The whole answer, once the model has ended."""
         self.handing_since: float | None = None
-        """Since when (loop time) the pilot's reader is handed a piece of text, which holds everything up."""
+        """Since when (time.monotonic()) the pilot's reader is handed a piece of text, which holds everything up."""
         self._followers = 0
         self._on_empty: Callable[[], object] | None = None
 
@@ -102,7 +102,7 @@ class Flights:
         flight = self._flying.get(key)
         if flight is None or flight.handing_since is None:
             return flight
-        held_up = asyncio.get_running_loop().time() - flight.handing_since > HELD_UP_SECONDS
+        held_up = time.monotonic() - flight.handing_since > HELD_UP_SECONDS
         return None if held_up else flight
 
     @contextmanager

@@ -15,12 +15,13 @@ from chat_grpc.conversation import ids, prompt, requests, rules
 from chat_grpc.conversation.admission import Admission
 from chat_grpc.conversation.answering import Answering, Direct, Sending
 from chat_grpc.conversation.flight import Flight, Flights, key_of
-from chat_grpc.conversation.sessions import Exchange, Session, Sessions
+from chat_grpc.conversation.sessions import Session, Sessions
 from chat_grpc.conversation.system_prompt import SystemPrompt
 from chat_grpc.domain import (
     ChatRequest,
     Completed,
     Event,
+    Exchange,
     FinishReason,
     Message,
     Part,
@@ -30,20 +31,24 @@ from chat_grpc.domain import (
     SuggestedQuestion,
     Usage,
 )
-from chat_grpc.errors import ChatError, Conflict, ModelBroke, ModelError, NotFound, RetrievalUnavailable
+from chat_grpc.errors import ChatError, Conflict, Draining, ModelBroke, ModelError, NotFound, RetrievalUnavailable
 from chat_grpc.llm import Ending, Models, Opened, Prompt
 from chat_grpc.llm.contexts import Contexts
 from chat_grpc.llm.prices import Prices
 from chat_grpc.llm.tokens import TokenCounter
 from chat_grpc.retrieval import Retriever
 from chat_grpc.storage import Storage
-from chat_grpc.telemetry import logs
+from chat_grpc.telemetry import context, logs
+from chat_grpc.telemetry.metrics import Metrics
+from chat_grpc.telemetry.tokens import TokenGaps
 
 log = logs.get(__name__)
 
 T = TypeVar("T")
 
 DEFAULT_TOP_K = 5
+UNKEPT_SECONDS = 0.01
+"""How long a message may go unkept: an answer that the cache holds is there by then, and is kept with it at once."""
 TENANT = ""
 """Whose answers are shared: everybody's, as long as there is one tenant."""
 
@@ -63,6 +68,7 @@ class Conversation:
         tokens: what counts them.
         prices: what they cost.
         max_tokens: how long an answer may get where the request does not say.
+        metrics: where it is counted what became of them.
     """
 
     def __init__(
@@ -79,6 +85,7 @@ class Conversation:
         tokens: TokenCounter,
         prices: Prices,
         max_tokens: int,
+        metrics: Metrics,
     ) -> None:
         self._models = models
         self._retriever = retriever
@@ -91,6 +98,7 @@ class Conversation:
         self._tokens = tokens
         self._prices = prices
         self._max_tokens = max_tokens
+        self._metrics = metrics
         self._flights = Flights()
         self._named: dict[str, Answering] = {}
         self._working: set[asyncio.Task[Any]] = set()
@@ -113,11 +121,18 @@ class Conversation:
                 ModelError at any point.
         """
         rules.check_request(request, models=self._models.models)
+        call = context.call()
+        call.user_id, call.session_id = request.user_id, request.session_id
         async with self._admission.enter(request):
             answering = await self._answering(request)
-            async with aclosing(answering.read(direct)) as events:
-                async for event in events:
-                    yield event
+            try:
+                if answering.task is None:
+                    await self._look_and_begin(answering)
+                async with aclosing(answering.read(direct)) as events:
+                    async for event in events:
+                        yield event
+            finally:
+                call.message = answering.message
 
     async def suggested_questions(self) -> tuple[SuggestedQuestion, ...]:
         """Return questions worth asking.
@@ -162,12 +177,33 @@ class Conversation:
                 break
             self._sessions.discard(session, request.session_id)
         answering = Answering(request, session, self._new_message(request, session, key, digest), digest, sending)
-        task = answering.start(self._answer(answering))
-        self._track(task)
-        if key:
+        if key:  # others may join it from now on
             self._named[key] = answering
-            task.add_done_callback(lambda _: self._named.pop(key, None))
+            self._begin(answering).add_done_callback(lambda _: self._named.pop(key, None))
         return answering
+
+    def _begin(self, answering: Answering) -> asyncio.Task[None]:
+        return self._track(answering.start(self._answer(answering)))
+
+    async def _look_and_begin(self, answering: Answering) -> None:
+        """Give what the cache holds, if it can be told at once; have a task answer otherwise.
+
+        Most of what an answer from the cache costs would be that task, and waking it up.
+        """
+        searching = self._search(answering)
+        try:
+            if await _done_soon(searching):
+                asked = await self._look(answering)
+                if asked is None:
+                    answering.end()
+                    return
+        except BaseException as error:
+            if searching:
+                searching.cancel()
+            if answering.message.status is Status.PENDING:
+                await self._settle_failure(answering, Draining() if Draining.ended(error) else error)
+            raise
+        self._begin(answering)
 
     async def _sending(self, request: ChatRequest) -> Sending:
         """Return what goes to the model whatever is found, once it is known that the question fits.
@@ -177,7 +213,7 @@ class Conversation:
         """
         model = self._models.full_name(request.options.model)
         max_tokens = request.options.max_tokens or self._max_tokens
-        system = await self._system_prompt.text()
+        system = prompt.system_of(await self._system_prompt.text(), request.system)
         budget = prompt.budget_of(await self._contexts.window(model), max_tokens)
         if not prompt.fits_by_far(request, None, (), system=system, budget=budget):
             await self._tokens.load()
@@ -199,35 +235,63 @@ class Conversation:
         )
 
     async def _answer(self, answering: Answering) -> None:
-        """Do all the work of one message."""
-        searching = None
-        if answering.request.options.retrieval:
-            searching = asyncio.ensure_future(self._retrieve(answering.request))
+        """Do all the work of one message that is left."""
         try:
-            answering.kept = self._track(asyncio.ensure_future(self._storage.add(answering.message)))
-            if not await asyncio.shield(answering.kept):
+            # What takes a while, or what another server could be asked for too, is kept before it is done.
+            if answering.asked is None and not await self._keep(answering, answering.message):
                 await self._replay(answering)
                 return
-            message = answering.message
-            answering.say(Started(message.id, message.session_id, message.request_id))
-            found = await searching if searching else Retrieved((), 0)
-            answering.say(found or Retrieved((), 0))
-            answering.message = replace(message, passages=found.passages if found else ())
-            if found is None:
-                answering.degraded = (Part.RETRIEVAL,)
-            answering.prompt = await self._prompt(answering, found)
-            await self._write(answering)
+            if asked := answering.asked or await self._look(answering):
+                await self._write(answering, asked)
         except BaseException as error:
             if answering.message.status is Status.PENDING:
                 await self._settle_failure(answering, answering.cause(error))
             raise
         finally:
-            if searching:
-                searching.cancel()
+            if answering.searching:
+                answering.searching.cancel()
+
+    def _search(self, answering: Answering) -> asyncio.Task[Retrieved | None] | None:
+        """Begin to look for passages, if they are wanted."""
+        request = answering.request
+        if request.options.retrieval and answering.searching is None:
+            answering.searching = asyncio.ensure_future(self._retrieve(request))
+        return answering.searching
+
+    async def _look(self, answering: Answering) -> Prompt | None:
+        """Return what a model is to be asked; None if the cache held the answer, which is given and kept then."""
+        searching = self._search(answering)
+        found = await searching if searching else Retrieved((), 0)
+        answering.found = found or Retrieved((), 0)
+        if answering.found.passages:
+            answering.message = replace(answering.message, passages=answering.found.passages)
+        if found is None:
+            answering.degraded = (Part.RETRIEVAL,)
+        answering.asked = asked = await self._prompt(answering, found)
+        answering.key = key_of(asked, tenant=TENANT, model=answering.sending.model)
+        if not answering.request.options.skip_cache and (cached := await self._cache.get(answering.key)) is not None:
+            await self._complete(answering, cached, cached=True)
+            return None
+        return asked
+
+    async def _keep(self, answering: Answering, message: Message) -> bool:
+        """Keep the message for the first time, and say that it has been accepted; False if one of its name is kept."""
+        # Not to be broken off: whoever settles it has to know whether it is there.
+        answering.kept = self._track(asyncio.ensure_future(self._storage.add(message)))
+        kept = await asyncio.shield(answering.kept)
+        if kept:
+            answering.say(Started(message.id, message.session_id, message.request_id))
+        return kept
+
+    def _say_found(self, answering: Answering) -> None:
+        if answering.found is not None:
+            answering.say(answering.found)
+            answering.found = None
 
     async def _prompt(self, answering: Answering, found: Retrieved | None) -> Prompt:
         sending, passages = answering.sending, found.passages if found else None
-        exchanges = answering.session.exchanges
+        given = answering.request.history
+        exchanges = answering.session.exchanges if given is None else given
         if not prompt.fits_by_far(answering.request, passages, exchanges, system=sending.system, budget=sending.budget):
             await self._tokens.load()
         return prompt.build(
@@ -241,21 +305,20 @@ class Conversation:
             count=self._tokens.count,
         )
 
-    async def _write(self, answering: Answering) -> None:
-        """Have the answer written, or give one that was or is being written for an equal request."""
-        assert answering.prompt is not None  # noqa: S101 (_answer has set it)
-        key = key_of(answering.prompt, tenant=TENANT, model=answering.sending.model)
-        if not answering.request.options.skip_cache:
-            cached = await self._cache.get(key)
-            if cached is not None:
-                answering.say_text(cached.text)
-                await self._complete(answering, cached, cached=True)
-                return
-            flight = self._flights.get(key)
-            if flight is not None:
-                await self._follow(answering, flight)
-                return
+    async def _write(self, answering: Answering, asked: Prompt) -> None:
+        """Have the answer written, or give the one that is being written for an equal request."""
+        key = answering.key
+        seen = self._flights.get(key)
+        if answering.kept is None:
+            await self._keep(answering, answering.message)
+        self._say_found(answering)
+        # Keeping it took a moment: what was being written may be whole by now.
+        flight = seen if seen and seen.answer else self._flights.get(key)
+        if flight is not None and not answering.request.options.skip_cache:
+            await self._follow(answering, flight)
+            return
         with self._flights.begin(key) as flight:
+            answering.prompt = asked
             answering.stays_for(lambda: self._abandon(answering, flight, key))
             written = await self._generate(answering, flight)
             flight.answer = written
@@ -266,24 +329,41 @@ class Conversation:
             await self._complete(answering, written, cached=False)
 
     async def _generate(self, answering: Answering, flight: Flight) -> CachedAnswer:
-        """Pass on what the model writes, as it comes, and return the whole."""
-        assert answering.prompt is not None  # noqa: S101 (_answer has set it)
-        opened = await self._models.begin(answering.prompt)
-        answering.message = replace(answering.message, model=opened.model)
-        if opened.fallback:
-            answering.degraded += (Part.LLM,)
-        ending = await self._pass_on(answering, flight, opened)
+        """Have the answer written and passed on as it comes, and return the whole."""
+        assert answering.prompt is not None  # noqa: S101 (_write has set it)
+        answering.message = replace(answering.message, model=answering.sending.model)
+        try:
+            opened = await self._open(answering, answering.prompt)
+            ending = await self._pass_on(answering, flight, opened)
+        except BaseException as error:
+            cause = answering.cause(error)
+            outcome = "failed" if isinstance(cause, ChatError) else "cancelled"
+            usage = await self._priced(answering, cause)
+            self._metrics.answer_ended(outcome, _provider(answering.message.model), usage)
+            raise
         usage = ending.usage or self._estimated(answering)
+        usage = replace(usage, cost_usd=await self._prices.cost(opened.model, usage))
+        self._metrics.answer_ended("completed", _provider(opened.model), usage)
         return CachedAnswer(
-            text="".join(answering.pieces),
-            model=opened.model,
-            finish_reason=ending.finish_reason,
-            usage=replace(usage, cost_usd=await self._prices.cost(opened.model, usage)),
+            text="".join(answering.pieces), model=opened.model, finish_reason=ending.finish_reason, usage=usage
         )
 
+    async def _open(self, answering: Answering, asked: Prompt) -> Opened:
+        """Ask the models, and return the answer that one of them has begun."""
+        began = time.monotonic()
+        opened = await self._models.begin(asked)
+        if isinstance(opened.first, str):
+            self._metrics.first_token(_provider(opened.model), time.monotonic() - began)
+        answering.message = replace(answering.message, model=opened.model)
+        if opened.fallback:
+            self._metrics.fallback(_provider(answering.sending.model))
+            answering.degraded += (Part.LLM,)
+        return opened
+
     async def _pass_on(self, answering: Answering, flight: Flight, opened: Opened) -> Ending:
+        """Give the readers each piece as it comes. What stands in the inner loop is paid for every token."""
         piece = opened.first
-        clock = asyncio.get_running_loop().time
+        clock, last, gaps = time.monotonic, time.monotonic(), TokenGaps()
         try:
             async with aclosing(opened.rest) as rest:
                 if isinstance(piece, str):
@@ -292,26 +372,33 @@ class Conversation:
                     async for piece in rest:
                         if not isinstance(piece, str):
                             break
+                        now = clock()
+                        gaps.add(now - last)
+                        last = now
                         flight.text.append(piece)
                         if flight.followed:
                             answering.say_text(piece)
                         elif (taking := answering.pass_text(piece)) is not None:
-                            flight.handing_since = clock()
+                            flight.handing_since = now
                             await taking
                             flight.handing_since = None
                 if isinstance(piece, str):
-                    provider = opened.model.partition("/")[0]
-                    raise ModelBroke("the provider ended without an ending", provider=provider, stage="stream")
+                    raise ModelBroke(
+                        "the provider ended without an ending", provider=_provider(opened.model), stage="stream"
+                    )
                 async for _ in rest:  # to its end, so that its connection can be used again
                     pass
         except ModelError as error:
             opened.failed(error)
             raise
+        finally:
+            self._metrics.merge_gaps(gaps)
         opened.succeeded()
         return piece
 
     async def _follow(self, answering: Answering, flight: Flight) -> None:
         """Give the answer that is being written for an equal request."""
+        self._metrics.followed()
         async with aclosing(flight.follow()) as pieces:
             async for piece in pieces:
                 answering.say_text(piece)
@@ -373,12 +460,19 @@ class Conversation:
             cached=cached,
             degraded=answering.degraded,
         )
-        await asyncio.shield(self._track(asyncio.ensure_future(self._storage.settle(settled))))
+        if answering.kept is None:  # nothing had to be asked for it
+            await self._keep(answering, settled)
+        else:
+            await asyncio.shield(self._track(asyncio.ensure_future(self._storage.settle(settled))))
         answering.message = settled
+        self._metrics.message_ended(settled.status)
         answering.session.exchanges.append(Exchange(settled.message, settled.answer))
-        log.info(
+        log.debug(
             "answered", message_id=settled.id, model=settled.model, tokens=answer.usage.total_tokens, cached=cached
         )
+        if answering.found is not None:  # nothing of it has been said yet
+            self._say_found(answering)
+            answering.say_text(answer.text)
         answering.say(_completed(settled))
 
     async def _settle_failure(self, answering: Answering, error: BaseException) -> None:
@@ -393,15 +487,15 @@ class Conversation:
             status=status,
             answer="".join(answering.pieces),
             error_reason=reason,
-            usage=await self._priced(answering),
+            usage=await self._priced(answering, error),
             completed_at=datetime.now(UTC),
             degraded=answering.degraded,
         )
         await asyncio.shield(self._track(asyncio.ensure_future(self._settle_kept(answering))))
 
-    async def _priced(self, answering: Answering) -> Usage | None:
-        """Return what an answer that was not completed has cost so far; None if no model was asked."""
-        if answering.prompt is None:
+    async def _priced(self, answering: Answering, error: BaseException) -> Usage | None:
+        """Return what an answer that was not completed has cost; None if no model was asked, or none would answer."""
+        if answering.prompt is None or (isinstance(error, ChatError) and not answering.pieces):
             return None
         usage = self._estimated(answering)
         return replace(usage, cost_usd=await self._prices.cost(answering.message.model, usage))
@@ -413,23 +507,40 @@ class Conversation:
         return Usage(sent, written, sent + written, None, estimated=True)
 
     async def _settle_kept(self, answering: Answering) -> None:
-        """Keep the end of a message, if the message itself was kept."""
+        """Keep the end of a message, unless it is one that is kept already."""
         message = answering.message
         try:
-            if answering.kept is None or not await answering.kept:
+            if answering.kept is None:
+                await self._storage.add(message)
+            elif await answering.kept:
+                await self._storage.settle(message)
+            else:
                 return
-            await self._storage.settle(message)
         except ChatError as fault:
             # The error that ended the message is what the caller must hear of.
             log.warning("the end of a message could not be kept", message_id=message.id, reason=fault.reason)
         else:
             log.info("not answered", message_id=message.id, status=message.status, reason=message.error_reason)
+            self._metrics.message_ended(message.status)
 
     def _track(self, task: asyncio.Task[T]) -> asyncio.Task[T]:
         """Hold on to a task that must come to its end also when the caller leaves meanwhile."""
         self._working.add(task)
         task.add_done_callback(self._working.discard)
         return task
+
+
+async def _done_soon(searching: asyncio.Task[Any] | None) -> bool:
+    """Tell whether the passages are there at once, or nearly so."""
+    if searching is None:
+        return True
+    done, _ = await asyncio.wait((searching,), timeout=UNKEPT_SECONDS)
+    return bool(done)
+
+
+def _provider(model: str) -> str:
+    """Return the provider of a model's full name."""
+    return model.partition("/")[0]
 
 
 def _completed(message: Message) -> Completed:

@@ -6,8 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from chat_grpc.conversation.sessions import Exchange
-from chat_grpc.domain import ChatRequest, Passage
+from chat_grpc.domain import ChatRequest, Exchange, Passage
 from chat_grpc.errors import InvalidRequest, Violation
 from chat_grpc.llm import Prompt, Turn
 from chat_grpc.llm.tokens import most
@@ -39,6 +38,11 @@ _TAG_CHARACTERS = re.compile("[\U000e0000-\U000e007f]")
 """Letters that show nothing and that models read all the same."""
 
 
+def system_of(own: str, callers: str) -> str:
+    """Return what the model is told to be: the service's word first, then the caller's, which never replaces it."""
+    return f"{own}\n\n{callers}" if callers else own
+
+
 def budget_of(context: int, max_tokens: int) -> int:
     """Return how many tokens a prompt may have, of ``context`` that the model reads at once.
 
@@ -60,8 +64,8 @@ def check_question(question: str, *, system: str, budget: int, count: Callable[[
             [
                 Violation(
                     "message",
-                    f"has {tokens:,} tokens, and {room:,} fit into what the model reads at once; "
-                    "shorten it, or set options.max_tokens lower",
+                    f"has {tokens:,} tokens, and {room:,} fit into what the model reads at once beside a system prompt "
+                    f"of {count(system):,}; shorten it, or set options.max_tokens lower",
                 )
             ]
         )
@@ -110,7 +114,10 @@ def build(
         text += "\n\n" + PASSAGES.format(passages="\n".join(tags))
     turns = [Turn("system", text)]
     for exchange in earlier:
-        turns += [Turn("user", exchange.message), Turn("assistant", exchange.answer)]
+        if exchange.message:
+            turns.append(Turn("user", exchange.message))
+        if exchange.answer:
+            turns.append(Turn("assistant", exchange.answer))
     turns.append(Turn("user", request.message))
     return Prompt(
         turns=tuple(turns),

@@ -25,7 +25,7 @@ def key_of(request: ChatRequest) -> str:
 def digest_of(request: ChatRequest) -> str:
     """Return what tells equal requests from others: everything that was asked for."""
     options = request.options
-    parts = (
+    parts: tuple[object, ...] = (
         request.message,
         request.session_id.lower(),
         options.max_tokens,
@@ -36,6 +36,8 @@ def digest_of(request: ChatRequest) -> str:
         sorted(options.filters.items()),
         options.skip_cache,
     )
+    if request.system or request.history is not None:  # so that the digests of requests without them stay as they are
+        parts += (request.system, request.history)
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from chat_grpc.domain import ChatRequest
+from chat_grpc.domain import ChatRequest, Exchange
 from chat_grpc.errors import InvalidRequest, Violation
 
 MAX_MESSAGE = 10_000
+MAX_EARLIER_TEXT = 100_000
+"""Characters that each earlier message of a caller's own history may have, and what it tells the model to be."""
+MAX_EARLIER = 2_000
+"""How many exchanges it may have; the model is given the latest of them that it can read."""
 MAX_REQUEST_ID = 128
 MAX_TOKENS = 8_192
 MAX_TEMPERATURE = 2.0
@@ -40,6 +44,7 @@ def _violations(request: ChatRequest, models: frozenset[str]) -> Iterator[Violat
     yield from check_session_id(request.session_id)
     if not _REQUEST_ID.fullmatch(request.request_id):
         yield Violation("request_id", f"must be 1 to {MAX_REQUEST_ID} visible ASCII characters")
+    yield from _check_given(request.system, request.history or ())
     options = request.options
     if options.max_tokens is not None and not 1 <= options.max_tokens <= MAX_TOKENS:
         yield Violation("options.max_tokens", f"must be 1 to {MAX_TOKENS:,}")
@@ -55,6 +60,16 @@ def _violations(request: ChatRequest, models: frozenset[str]) -> Iterator[Violat
         yield Violation("options.filters", f"keys and values must be at most {MAX_FILTER_TEXT} characters")
 
 
+def _check_given(system: str, history: Sequence[Exchange]) -> Iterator[Violation]:
+    """Yield what is wrong with what a caller says beside the message."""
+    if len(system) > MAX_EARLIER_TEXT:
+        yield Violation("system", f"must be at most {MAX_EARLIER_TEXT:,} characters; it has {len(system):,}")
+    if len(history) > MAX_EARLIER:
+        yield Violation("history", f"must be at most {MAX_EARLIER:,} exchanges; it has {len(history):,}")
+    if any(len(text) > MAX_EARLIER_TEXT for said in history for text in (said.message, said.answer)):
+        yield Violation("history", f"must hold no message of more than {MAX_EARLIER_TEXT:,} characters")
+
+
 def check_message(message: str, limit: int) -> Iterator[Violation]:
     """Yield what is wrong with a message's text; ``limit`` is in characters."""
     if not message.strip():
@@ -67,8 +82,13 @@ def check_message(message: str, limit: int) -> Iterator[Violation]:
 
 def check_user_id(user_id: str) -> Iterator[Violation]:
     """Yield what is wrong with a user's id; none is fine."""
-    if user_id and not _USER_ID.fullmatch(user_id):
+    if user_id and not is_user_id(user_id):
         yield Violation("user_id", "must be 3 to 100 characters of A-Z a-z 0-9 . _ @ : -")
+
+
+def is_user_id(text: str) -> bool:
+    """Tell whether a text can be a user's id."""
+    return _USER_ID.fullmatch(text) is not None
 
 
 def check_session_id(session_id: str) -> Iterator[Violation]:

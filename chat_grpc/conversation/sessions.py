@@ -10,20 +10,12 @@ from datetime import UTC, datetime, timedelta
 
 from cachetools import TTLCache
 
-from chat_grpc.domain import Status
+from chat_grpc.domain import Exchange, Status
 from chat_grpc.errors import Forbidden, NotFound
 from chat_grpc.storage import Scope, Storage
 
 MAX_SESSIONS = 100_000
 """Sessions kept in memory; beyond it the oldest are read from the history again when needed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """A message and its whole answer."""
-
-    message: str
-    answer: str
 
 
 @dataclass(slots=True)

@@ -23,6 +23,16 @@ FOLDERS = (_PACKAGE.parent / "envoy", _PACKAGE / "_data" / "envoy")
 SLACK = 30
 """Seconds that Envoy waits beyond the model's own time limit, so that the server's error arrives, not Envoy's."""
 
+SHIPPED_LIMIT = "330s"
+"""What that makes of the default time limit."""
+
+TEXT_LOG = (
+    "%START_TIME(%H:%M:%S.%3f)% %REQ(X-ENVOY-ORIGINAL-METHOD?:METHOD)% %PATH(NQ:ORIG_OR_PATH)% %RESPONSE_CODE%"
+    " grpc=%TRAILER(GRPC-STATUS)%%RESP(GRPC-STATUS)%%DYNAMIC_METADATA(edge:grpc_status)% %DURATION%ms %BYTES_SENT%B"
+    " flags=%RESPONSE_FLAGS% request_id=%REQ(X-REQUEST-ID)%\n"
+)
+"""A line of the access log for people; envoy.yaml says what its fields are."""
+
 
 def run(settings: Settings) -> int:
     """Become Envoy: on success this process is Envoy, and signals reach it directly.
@@ -92,11 +102,24 @@ def render(settings: Settings) -> dict[str, Any]:
     _named(manager["http_filters"], "envoy.filters.http.grpc_json_transcoder")["typed_config"]["proto_descriptor"] = (
         str(folder / "descriptors.binpb")
     )
+    site = manager["route_config"]["virtual_hosts"][0]
+    site["typed_per_filter_config"]["envoy.filters.http.cors"]["allow_origin_string_match"] = [
+        {"exact": origin.strip()} for origin in settings.cors_origins.split(",") if origin.strip()
+    ]
     limit = f"{math.ceil(settings.llm_timeout) + SLACK}s"
-    for route in manager["route_config"]["virtual_hosts"][0]["routes"]:
-        if route.get("name") in ("chat", "native-chat"):
+    for route in site["routes"]:
+        # Routes that answer are known by their limit: it is the default one as shipped.
+        if route.get("route", {}).get("idle_timeout") == SHIPPED_LIMIT:
             route["route"]["idle_timeout"] = limit
             route["route"]["max_stream_duration"]["max_stream_duration"] = limit
+    if not settings.http_metrics:
+        site["routes"] = [route for route in site["routes"] if not route["name"].startswith("metrics")]
+    if settings.log_format == "text":
+        for log in manager["access_log"]:
+            log["typed_config"]["log_format"] = {
+                "omit_empty_values": True,
+                "text_format_source": {"inline_string": TEXT_LOG},
+            }
 
     endpoint = _named(resources["clusters"], "server")["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]
     endpoint["address"]["socket_address"] |= {

@@ -1,4 +1,10 @@
-"""`chat-grpc ingest`: files into one .mv2 file that memvid serves."""
+"""`chat-grpc ingest`: files into one .mv2 file that memvid serves.
+
+memvid-sdk 2.0.160 can lose some passages of a batch, or all of them, and still
+return an id for each: its log is a ring of 64 KiB at first, and a batch that comes
+when the ring is nearly full overwrites its own beginning. So each passage is
+looked up once it was put, and what is not there is put again.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +21,9 @@ from chat_grpc.embedded.progress import Progress
 
 BATCH = 16
 """Passages written at once: some half a second of work, so that the bar moves."""
+
+SIZES = (BATCH, BATCH // 4, 1, 1)
+"""How many passages are put at once at each try; fewer when some were lost, for one alone does not fill the log."""
 
 
 def run(paths: Sequence[Path], out: Path, profile_path: Path | None) -> int:
@@ -48,8 +57,9 @@ def _ingest(paths: Sequence[Path], out: Path, profile_path: Path | None) -> None
         with _replacing(out) as unfinished:
             batches = [pieces[start : start + BATCH] for start in range(0, len(pieces), BATCH)]
             _write(unfinished, progress.steps("writing", batches, weigh=len), card, out)
+            stored = _verify(unfinished, pieces, out)
     skipped = f", {found.skipped} of other kinds skipped" if found.skipped else ""
-    print(f"{out}: {len(pieces)} passages from {len(found.files)} files{skipped}")  # noqa: T201 (the command's result)
+    print(f"{out}: {stored} passages from {len(found.files)} files{skipped}")  # noqa: T201 (the command's result)
 
 
 def _profile_beside(paths: Sequence[Path]) -> Path | None:
@@ -82,7 +92,7 @@ def _write(path: Path, batches: Iterator[list[passages.Piece]], card: dict[str, 
     try:
         with memvid.create(str(path)) as memory:
             for batch in batches:
-                memory.put_many([_request(piece) for piece in batch])
+                _put(memory, batch)
             if card is not None:
                 value = json.dumps(card, ensure_ascii=False)
                 memory.add_memory_cards([{"entity": profile.ENTITY, "slot": profile.SLOT, "value": value}])
@@ -94,6 +104,49 @@ def _write(path: Path, batches: Iterator[list[passages.Piece]], card: dict[str, 
         ) from None
     except (memvid.MemvidError, OSError):
         raise CommandError(f"{out} was not written: its disk may be full, or fail; free some space.") from None
+
+
+def _put(memory: Any, batch: list[passages.Piece]) -> None:
+    """Put passages, and again those that were lost; what is lost each time is left for `_verify` to find."""
+    for size in SIZES:
+        for start in range(0, len(batch), size):
+            memory.put_many([_request(piece) for piece in batch[start : start + size]])
+        batch = _missing(memory, batch)
+        if not batch:
+            return
+
+
+def _missing(memory: Any, pieces: Sequence[passages.Piece]) -> list[passages.Piece]:
+    """Return the passages that a file does not hold; looking one up takes some microseconds."""
+    not_found = sdk.load().FrameNotFoundError
+    missing = []
+    for piece in pieces:
+        try:
+            memory.frame(piece.uri)
+        except not_found:
+            missing.append(piece)
+    return missing
+
+
+def _verify(path: Path, pieces: Sequence[passages.Piece], out: Path) -> int:
+    """Read the finished file as a server will, and return how many passages it holds.
+
+    Raises:
+        CommandError: these are not the ones that were put, each once.
+    """
+    memvid = sdk.load()
+    try:
+        with memvid.use("basic", str(path), read_only=True) as memory:
+            stored: int = memory.stats()["frame_count"]
+            lost = len(_missing(memory, pieces))
+    except (memvid.MemvidError, OSError):
+        raise CommandError(f"{out} was not written: what memvid wrote can't be read; its disk may fail.") from None
+    if lost or stored != len(pieces):
+        raise CommandError(
+            f"{out} was not written: of {len(pieces)} passages memvid kept {len(pieces) - lost}, in {stored} places, "
+            "though those that it lost were put again; spread the files over several memories."
+        )
+    return stored
 
 
 def _request(piece: passages.Piece) -> dict[str, Any]:

@@ -99,7 +99,8 @@ class Supervisor:
             children = [child for child in self._children if child.program.needed_first is first]
             if failed := await self._start(children):
                 return failed
-        announce()
+        with suppress(OSError):  # the terminal may be gone by now
+            announce()
         async with asyncio.TaskGroup() as group:
             for child in self._children:
                 group.create_task(child.keep_running())

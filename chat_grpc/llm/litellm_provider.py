@@ -36,6 +36,7 @@ from chat_grpc.llm.refusals import refused, seconds
 from chat_grpc.llm.watchdog import TimeLimits
 from chat_grpc.llm.wire import CUT, EMPTY, ERROR, FINISH_REASONS, PROTOCOL
 from chat_grpc.settings import Secret
+from chat_grpc.telemetry.context import trace_headers
 
 T = TypeVar("T")
 
@@ -45,6 +46,10 @@ DRAIN_SECONDS = 2.0
 MAX_DEPTH = 6
 """How far below litellm's stream its HTTP response is looked for; it lies at 2 to 4."""
 KEYS = "CHAT_LLM_API_KEY, or the variable that litellm reads for this provider"
+SIGNED = ("bedrock", "sagemaker", "vertex_ai", "oci")
+"""The clouds whose requests are signed with their headers, or go through an SDK; how their providers' names begin."""
+HEADERS_IN_BODY = frozenset({"aiohttp_openai", "azure_ai"})
+"""The providers for which litellm (1.106) writes the headers it is given into the body, too."""
 
 _importing = threading.Lock()
 
@@ -95,6 +100,7 @@ class LiteLLM:
         self._base_url = base_url
         self._api_key = api_key
         self._limits = limits
+        self._passes_headers = not name.startswith(SIGNED) and name not in HEADERS_IN_BODY
         self._litellm: Any = None
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -176,6 +182,7 @@ class LiteLLM:
             "temperature": prompt.temperature,
             "api_base": self._base_url or None,
             "api_key": self._api_key.reveal() or None,
+            "extra_headers": (self._passes_headers and trace_headers()) or None,
         }
         return await self._litellm.acompletion(
             model=f"{self.name}/{prompt.model}",

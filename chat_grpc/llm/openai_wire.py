@@ -20,6 +20,7 @@ from chat_grpc.llm.refusals import refused, seconds
 from chat_grpc.llm.watchdog import TimeLimits, Watchdog
 from chat_grpc.llm.wire import WireAnswer, request_body
 from chat_grpc.settings import Secret
+from chat_grpc.telemetry.context import trace_headers
 
 CONNECT_SECONDS = 5.0
 PING_SECONDS = 1.5
@@ -134,7 +135,7 @@ class OpenAIWire:
             ModelUnavailable: it could not be sent, or was refused.
         """
         try:
-            response = await self._origin.request(method, path, body=body)
+            response = await self._origin.request(method, path, body=body, headers=trace_headers())
         except HTTPError:
             raise self._unreachable("connect") from None
         if response.status == HTTP_OK:

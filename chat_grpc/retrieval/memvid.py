@@ -113,6 +113,7 @@ class MemvidRetriever:
 
 
 def _metadata() -> tuple[tuple[str, str], ...]:
-    """Pass the request's id on, so that both services' logs can be read together."""
+    """Pass the request's id and its trace on, so that both services' logs can be read together."""
     request_id = context.request_id()
-    return (("x-request-id", request_id),) if request_id else ()
+    named = (("x-request-id", request_id),) if request_id else ()
+    return (*named, *context.trace_headers().items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import grpc
@@ -35,6 +36,25 @@ CODES: dict[type[errors.ChatError], grpc.StatusCode] = {
 }
 
 
+MAX_MESSAGE = 1_000
+MAX_TEXT = 250
+MAX_VIOLATIONS = 8
+"""Statuses travel in headers, which everybody on the way limits: 8 KiB is what most of them take.
+Callers choose how many rules they break, and some names that are quoted back."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpError:
+    """How an error looks to HTTP clients: a status, and a body that is JSON in ASCII of at most 4 KiB."""
+
+    status: int
+    body: str
+
+
+ErrorBody = Callable[[errors.ChatError, Status, str], HttpError]
+"""Makes it of the error, its gRPC status (code, message, google.rpc details) and the request id."""
+
+
 @dataclass(frozen=True, slots=True)
 class WireStatus:
     """A status as grpc.aio's ``context.abort`` takes it."""
@@ -44,13 +64,14 @@ class WireStatus:
     trailers: tuple[tuple[str, str | bytes], ...]
 
 
-def to_status(error: errors.ChatError, request_id: str) -> WireStatus:
+def to_status(error: errors.ChatError, request_id: str, http: ErrorBody | None = None) -> WireStatus:
     """Return the status of an error.
 
     Details: ErrorInfo and RequestInfo always, BadRequest for field violations,
     RetryInfo where waiting helps. Trailers repeat what HTTP clients look for,
     since Envoy turns them into headers: x-request-id, and retry-after in whole
-    seconds.
+    seconds. With ``http``, x-http-status and x-error-body tell Envoy what else
+    it is to make of them.
     """
     code = CODES[type(error)]
     details: list[Proto] = [
@@ -60,8 +81,10 @@ def to_status(error: errors.ChatError, request_id: str) -> WireStatus:
     trailers: list[tuple[str, str | bytes]] = [("x-request-id", request_id)]
     if isinstance(error, errors.InvalidRequest):
         violations = [
-            error_details_pb2.BadRequest.FieldViolation(field=fault.field, description=fault.description)
-            for fault in error.violations
+            error_details_pb2.BadRequest.FieldViolation(
+                field=_cut(fault.field, MAX_TEXT), description=_cut(fault.description, MAX_TEXT)
+            )
+            for fault in error.violations[:MAX_VIOLATIONS]
         ]
         details.append(error_details_pb2.BadRequest(field_violations=violations))
     if error.retry_after is not None:
@@ -74,6 +97,15 @@ def to_status(error: errors.ChatError, request_id: str) -> WireStatus:
         packed.append(AnyProto())
         packed[-1].Pack(detail)
     number: int = code.value[0]
-    status = Status(code=number, message=error.message, details=packed)
+    status = Status(code=number, message=_cut(error.message, MAX_MESSAGE), details=packed)
     trailers.append(("grpc-status-details-bin", status.SerializeToString()))
-    return WireStatus(code, error.message, tuple(trailers))
+    if http is not None:
+        told = http(error, status, request_id)
+        trailers += [("x-http-status", str(told.status)), ("x-error-body", told.body)]
+    return WireStatus(code, status.message, tuple(trailers))
+
+
+def _cut(text: str, size: int) -> str:
+    """Return as much of a text as takes about ``size`` bytes, also where what is not ASCII is escaped."""
+    kept = size if text.isascii() else size // 12
+    return text if len(text) <= kept else f"{text[:kept]}..."

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
+from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
@@ -13,7 +14,7 @@ from google.protobuf.message import Message
 
 from chat_grpc import errors
 from chat_grpc.rpc.decoding import Undecodable, tolerant
-from chat_grpc.rpc.errors import to_status
+from chat_grpc.rpc.errors import ErrorBody, to_status
 from chat_grpc.rpc.lifecycle import InFlight
 from chat_grpc.telemetry import context as call
 from chat_grpc.telemetry import logs
@@ -36,10 +37,16 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     with the request id, and the client gets INTERNAL with that id and nothing
     of the exception. Calls are counted in ``in_flight``; health and reflection
     pass by untouched, so that a drain does not wait for them.
+
+    Args:
+        in_flight: where calls are counted.
+        bodies: what HTTP clients are told, by the beginning of the method's name
+            ("/gateway.v1."); the longest that fits counts.
     """
 
-    def __init__(self, in_flight: InFlight) -> None:
+    def __init__(self, in_flight: InFlight, bodies: Mapping[str, ErrorBody] = MappingProxyType({})) -> None:
         self._in_flight = in_flight
+        self._bodies = sorted(bodies.items(), key=lambda item: len(item[0]), reverse=True)
 
     async def intercept_service(
         self,
@@ -51,33 +58,43 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         if handler is None or handler_call_details.method.startswith("/grpc."):
             return handler
         metadata = dict(handler_call_details.invocation_metadata or ())
+        http = self._body_of(handler_call_details.method)
         # The stubs type these for grpc's threaded servers.
         method: Any = handler
         decode = tolerant(method.request_deserializer)
         if method.unary_unary is not None:
             return _handler(
                 grpc.unary_unary_rpc_method_handler,
-                self._unary(method.unary_unary, metadata),
+                self._unary(method.unary_unary, metadata, http),
                 decode,
                 method.response_serializer,
             )
         return _handler(
             grpc.unary_stream_rpc_method_handler,
-            self._stream(method.unary_stream, metadata),
+            self._stream(method.unary_stream, metadata, http),
             decode,
             _serialize,
         )
 
+    def _body_of(self, method: str) -> ErrorBody | None:
+        return next((body for prefix, body in self._bodies if method.startswith(prefix)), None)
+
     def _unary(
-        self, method: Callable[[Any, Context], Awaitable[Message]], metadata: dict[str, Any]
+        self,
+        method: Callable[[Any, Context], Awaitable[Message]],
+        metadata: dict[str, Any],
+        http: ErrorBody | None,
     ) -> Callable[[Any, Context], Awaitable[Message]]:
         async def behaviour(request: Any, context: Context) -> Message:
-            return await self._guarded(method, request, context, metadata)
+            return await self._guarded(method, request, context, metadata, http)
 
         return behaviour
 
     def _stream(
-        self, method: Callable[[Any, Context], AsyncGenerator[Message, None]], metadata: dict[str, Any]
+        self,
+        method: Callable[[Any, Context], AsyncGenerator[Message, None]],
+        metadata: dict[str, Any],
+        http: ErrorBody | None,
     ) -> Callable[[Any, Context], Awaitable[None]]:
         async def write(request: Any, context: Context) -> None:
             # Writing here, rather than yielding to grpc.aio, spares a generator
@@ -87,7 +104,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                     await context.write(response)
 
         async def behaviour(request: Any, context: Context) -> None:
-            await self._guarded(write, request, context, metadata)
+            await self._guarded(write, request, context, metadata, http)
 
         return behaviour
 
@@ -97,6 +114,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         request: Any,
         context: Context,
         metadata: dict[str, Any],
+        http: ErrorBody | None,
     ) -> T:
         with self._in_flight.call():
             request_id = _begin(metadata)
@@ -106,8 +124,9 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                 return await method(request, context)
             except BaseException as error:  # noqa: BLE001 (every end is decided in one place)
                 failure = _failure(error)
+                call.call().error = failure
             # The id may have been replaced by one that the request holds.
-            status = to_status(failure, call.request_id() or request_id)
+            status = to_status(failure, call.request_id() or request_id, http)
             await context.abort(status.code, status.message, status.trailers)
 
 

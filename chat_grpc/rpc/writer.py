@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any
 
 from chat_grpc.rpc.delta import delta_bytes
@@ -52,8 +53,8 @@ class EventWriter:
             Exception: the call has ended.
         """
         if self._left is not None:
-            # Not the coroutine itself: a reader that leaves here must not break off the write.
-            await asyncio.wait((self._left,))
+            if not self._left.done():
+                await _done(self._left)
             self._end()
 
     async def _begin_later(self, message: bytes) -> None:
@@ -78,3 +79,9 @@ class EventWriter:
             except StopIteration:
                 return
             raise RuntimeError("a write waits for more than one thing")
+
+
+@types.coroutine
+def _done(future: asyncio.Future[Any]) -> Generator[asyncio.Future[Any], None, None]:
+    """Wait for a future in place of the coroutine that began to: what that coroutine handed out is handed on."""
+    yield future

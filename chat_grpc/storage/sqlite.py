@@ -16,6 +16,7 @@ import msgspec
 from chat_grpc.domain import FinishReason, Message, Part, Passage, Status, Usage
 from chat_grpc.errors import StorageUnavailable
 from chat_grpc.storage import Cursor, Scope
+from chat_grpc.storage.group_commit import WritingConnection
 from chat_grpc.storage.migrate import migrate
 from chat_grpc.telemetry import logs
 
@@ -47,12 +48,12 @@ class SQLiteStorage:
 
     WAL lets readers go on while a message is written. With synchronous=NORMAL
     what was kept survives the death of the process at any moment (a power cut
-    may take the last messages); each statement is its own transaction, so no
-    half of one is ever kept. A second connection reads, so that a long list
-    does not stand in the way of an answer.
+    may take the last messages); what is written at the same time is committed
+    together. A second connection reads, so that a long list does not stand in
+    the way of an answer.
     """
 
-    def __init__(self, path: Path, writer: aiosqlite.Connection, reader: aiosqlite.Connection) -> None:
+    def __init__(self, path: Path, writer: WritingConnection, reader: aiosqlite.Connection) -> None:
         self._path = path
         self._writer = writer
         self._reader = reader
@@ -67,15 +68,15 @@ class SQLiteStorage:
         connections: list[aiosqlite.Connection] = []
         try:
             await asyncio.to_thread(path.parent.mkdir, parents=True, exist_ok=True)
-            for _ in range(2):
-                connection = await aiosqlite.connect(path, isolation_level=None)
-                connections.append(connection)
+            writer = WritingConnection(path)
+            for connection in (writer, aiosqlite.connect(path, isolation_level=None)):
+                connections.append(await connection)
                 await connection.execute(f"PRAGMA busy_timeout = {BUSY_MILLISECONDS}")
                 await connection.execute("PRAGMA journal_mode = WAL")
                 await connection.execute("PRAGMA synchronous = NORMAL")
-                if len(connections) == 1:
+                if connection is writer:
                     await migrate(connection)
-            storage = cls(path, *connections)
+            storage = cls(path, writer, connections[1])
             await storage._interrupt_pending()
         except BaseException as error:
             # The thread of a connection left open would keep the process alive.
@@ -97,8 +98,7 @@ class SQLiteStorage:
         """Insert the row; see Storage."""
         async with self._guard("keep a message"):
             row = _row(message)
-            cursor = await self._writer.execute(INSERT, [row[column] for column in COLUMNS])
-            return cursor.rowcount == 1
+            return await self._writer.write(INSERT, [row[column] for column in COLUMNS]) == 1
 
     async def find_request(self, request_key: str) -> Message | None:
         """Read the row by its index; see Storage."""
@@ -112,7 +112,7 @@ class SQLiteStorage:
             row = _row(message)
             if message.status is not Status.COMPLETED:
                 row["request_key"] = None
-            await self._writer.execute(SETTLE, [*(row[column] for column in SETTLED), message.id])
+            await self._writer.write(SETTLE, [*(row[column] for column in SETTLED), message.id])
 
     async def list_messages(self, scope: Scope, *, limit: int, before: Cursor | None = None) -> list[Message]:
         """Read one page by the index of the scope; see Storage."""

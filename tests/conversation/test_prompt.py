@@ -11,9 +11,8 @@ import pytest
 from chat_grpc._gen.chat.v1 import chat_pb2
 from chat_grpc.conversation import prompt
 from chat_grpc.conversation.prompt import TURN_TOKENS, budget_of, build, check_question
-from chat_grpc.conversation.sessions import Exchange
 from chat_grpc.conversation.system_prompt import BUILT_IN
-from chat_grpc.domain import ChatOptions, ChatRequest, Passage
+from chat_grpc.domain import ChatOptions, ChatRequest, Exchange, Passage
 from chat_grpc.errors import InvalidRequest
 from chat_grpc.llm import Prompt
 from chat_grpc.llm.tokens import TokenCounter

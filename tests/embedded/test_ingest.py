@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -283,6 +284,54 @@ def test_the_free_tier_is_named_when_it_is_full(
     assert ingest.run([tmp_path / "page.md"], tmp_path / "memory.mv2", None) == 1
     assert "memvid's free tier holds 50 MiB a file" in capsys.readouterr().err.splitlines()[-1]
     assert [path.name for path in tmp_path.iterdir()] == ["page.md"]
+
+
+@pytest.mark.parametrize(("count", "words"), [(64, 144), (160, 130)])
+def test_no_passage_is_lost_where_memvids_log_is_full(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], count: int, words: int
+) -> None:
+    # Sizes that were found by trying: memvid 2.0.160 loses all but one of a batch of 16, or some, and returns 16 ids.
+    chance = random.Random(words)  # noqa: S311 (only the length of the text matters)
+    texts = [" ".join("".join(chance.choices("abcdefghijklmnop", k=6)) for _ in range(words)) for _ in range(count)]
+    pages = tmp_path / "pages"
+    pages.mkdir()
+    for number, text in enumerate(texts):
+        (pages / f"Title {number:03}.md").write_text(text)
+    out = tmp_path / "memory.mv2"
+    assert ingest.run([pages], out, None) == 0
+    assert capsys.readouterr().out == f"{out}: {count} passages from {count} files\n"
+    memory = Memory(out)
+    try:
+        assert memory.frame_count == count
+        for number, text in enumerate(texts):
+            best, *_ = memory.ask(text[:55], top_k=1, snippet_chars=2000, conditions=Conditions()).hits
+            assert (best.title, best.snippet) == (f"Title {number:03}", text)
+    finally:
+        memory.close()
+
+
+def test_a_loss_that_lasts_is_told_and_changes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # memvid itself keeps a passage that is put alone; one that it never keeps is brought about.
+    memvid = sdk.load()
+    put_many = memvid.Memvid.put_many
+
+    def lose_one(memory: object, requests: list[dict[str, object]]) -> list[str]:
+        put_many(memory, [request for request in requests if request["title"] != "two"])
+        return ["1"] * len(requests)
+
+    monkeypatch.setattr(memvid.Memvid, "put_many", lose_one)
+    pages = [tmp_path / f"{name}.md" for name in ("one", "two", "three")]
+    for page in pages:
+        page.write_text("Text.")
+    out = tmp_path / "memory.mv2"
+    out.write_text("the old one")
+    assert ingest.run(pages, out, None) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "of 3 passages memvid kept 2" in said.err.splitlines()[-1]
+    assert out.read_text() == "the old one"
 
 
 def test_a_terminal_gets_a_bar_and_a_pipe_gets_lines(tmp_path: Path) -> None:

@@ -56,7 +56,15 @@ def test_envoy_takes_the_shipped_configuration() -> None:
 
 @pytest.mark.e2e
 def test_envoy_takes_the_rendered_configuration_from_any_folder(tmp_path: Path) -> None:
-    settings = Settings(http_host="0.0.0.0", grpc_host="::", grpc_port=4, http_port=5, llm_timeout=0.5)  # noqa: S104 (rendered, not bound)
+    settings = Settings(
+        http_host="0.0.0.0",  # noqa: S104 (rendered, not bound)
+        grpc_host="::",
+        grpc_port=4,
+        http_port=5,
+        llm_timeout=0.5,
+        log_format="text",
+        cors_origins="https://chat.example.org, http://[::1]:5173",
+    )
     done = subprocess.run(
         [str(edge.binary()), "--mode", "validate", *edge.arguments(edge.render(settings))],
         cwd=tmp_path,
@@ -102,18 +110,35 @@ def test_only_what_the_settings_say_differs_from_the_shipped_configuration() -> 
 
 def test_envoy_waits_longer_than_the_model_may_take() -> None:
     text = json.dumps(edge.render(Settings(llm_timeout=599.5)))
-    assert text.count('"idle_timeout": "630s"') == 2
-    assert text.count('"max_stream_duration": "630s"') == 2
-    assert "330s" not in text
+    answering = ("chat", "openai-chat", "native-chat")
+    assert text.count('"idle_timeout": "630s"') == len(answering)
+    assert text.count('"max_stream_duration": "630s"') == len(answering)
+    assert edge.SHIPPED_LIMIT not in text
+
+
+def test_only_listed_origins_are_allowed() -> None:
+    def allowed(origins: str) -> list[dict[str, str]]:
+        manager = edge.render(Settings(cors_origins=origins))["static_resources"]["listeners"][0]["filter_chains"][0]
+        site = manager["filters"][0]["typed_config"]["route_config"]["virtual_hosts"][0]
+        listed: list[dict[str, str]] = site["typed_per_filter_config"]["envoy.filters.http.cors"][
+            "allow_origin_string_match"
+        ]
+        return listed
+
+    assert allowed("") == []
+    assert allowed("https://a.example , http://b.example:1") == [
+        {"exact": "https://a.example"},
+        {"exact": "http://b.example:1"},
+    ]
 
 
 def test_no_stream_is_cut_after_the_15_seconds_that_are_envoys_default() -> None:
     manager = edge.render(Settings())["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]
     routes = manager["typed_config"]["route_config"]["virtual_hosts"][0]["routes"]
     limits = {route["name"]: route["route"].get("timeout") for route in routes if "route" in route}
-    assert limits.pop("health") == "5s"  # the one route that never streams
-    assert set(limits) == {"chat", "native-chat", "native-health", "native-reflection"}
-    assert set(limits.values()) == {"0s"}
+    streams = {"chat", "openai-chat", "native-chat", "native-health", "native-reflection"}
+    assert {name for name, limit in limits.items() if limit == "0s"} == streams
+    assert None not in limits.values()
 
 
 @pytest.mark.e2e
@@ -133,7 +158,8 @@ def test_the_command_becomes_envoy_and_stops_on_sigterm(free_port: int) -> None:
             process.send_signal(signal.SIGTERM)
             out, err = process.communicate(timeout=20)
     assert process.returncode == 0
-    assert "GET /nope 404" in out
+    [line] = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    assert (line["method"], line["path"], line["status"]) == ("GET", "/nope", 404)
     assert len(err.splitlines()) <= 1, err
 
 

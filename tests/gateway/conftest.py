@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -15,11 +14,12 @@ from grpc_reflection.v1alpha import reflection
 
 from chat_grpc._gen.chat.v1 import chat_pb2_grpc
 from chat_grpc._gen.gateway.v1 import gateway_pb2_grpc
-from chat_grpc.embedded import edge
+from chat_grpc.app import BODIES
 from chat_grpc.rpc.interceptor import ErrorInterceptor
 from chat_grpc.rpc.lifecycle import InFlight
-from chat_grpc.settings import Networks, Settings
+from chat_grpc.settings import Networks
 from gateway.servicer import GatewayServicer
+from tests.gateway.edges import Edge, running_edge
 from tests.gateway.scripted import Conversation, Gateway, Health, NativeChat
 
 
@@ -27,8 +27,8 @@ from tests.gateway.scripted import Conversation, Gateway, Health, NativeChat
 async def gateway(request: pytest.FixtureRequest) -> AsyncIterator[Gateway]:
     """A real server. Parametrized indirectly, it says a comment after so many seconds of silence."""
     conversation, reporter, in_flight = Conversation(), Health(), InFlight()
-    server = grpc.aio.server(interceptors=[ErrorInterceptor(in_flight)])
-    doubles: tuple[Any, Any] = (conversation, reporter)
+    server = grpc.aio.server(interceptors=[ErrorInterceptor(in_flight, BODIES)])
+    doubles: tuple[Any, Any, Any] = (conversation, None, reporter)  # the history is not asked for
     servicer = GatewayServicer(*doubles, Networks("127.0.0.0/8"), keep_alive=getattr(request, "param", 15.0))
     gateway_pb2_grpc.add_GatewayServiceServicer_to_server(servicer, server)
     chat_pb2_grpc.add_ChatServiceServicer_to_server(NativeChat(conversation), server)  # type: ignore[abstract]  # one method is played
@@ -43,30 +43,16 @@ async def gateway(request: pytest.FixtureRequest) -> AsyncIterator[Gateway]:
 
 
 @pytest.fixture
-def edge_port(gateway: Gateway) -> Iterator[int]:
-    """The port of a real Envoy in front of ``gateway``."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    settings = Settings(http_port=port, grpc_port=gateway.grpc_port)
-    command = [str(edge.binary()), *edge.arguments(edge.render(settings))]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        try:
-            wait_until_listening(process, port)
-            yield port
-        finally:
-            process.terminate()
-            process.wait(timeout=10)
+def running(gateway: Gateway, tmp_path: Path) -> Iterator[Edge]:
+    """A real Envoy in front of ``gateway``."""
+    with running_edge(gateway.grpc_port, tmp_path) as edge:
+        yield edge
 
 
-def wait_until_listening(process: subprocess.Popen[str], port: int) -> None:
-    while process.poll() is None:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except ConnectionRefusedError:
-            continue
-        return
-    pytest.fail(f"Envoy ended with {process.returncode}: {process.stdout and process.stdout.read()}")
+@pytest.fixture
+def edge_port(running: Edge) -> int:
+    """Its port."""
+    return running.port
 
 
 @pytest.fixture

@@ -11,13 +11,14 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from types import SimpleNamespace
 from typing import Any
 
 import grpc
 
 from chat_grpc._gen.chat.v1 import chat_pb2, chat_pb2_grpc
-from chat_grpc.domain import ChatRequest, Completed, Event, FinishReason, Passage, Retrieved, Started, Usage
+from chat_grpc.conversation import health
+from chat_grpc.conversation.answering import Direct
+from chat_grpc.domain import ChatRequest, Completed, Event, FinishReason, Part, Passage, Retrieved, Started, Usage
 from chat_grpc.rpc.lifecycle import InFlight
 
 SESSION = "7f8f6e54-9d7c-4a3d-9f55-0c1f4f3f6a10"
@@ -34,7 +35,8 @@ COMPLETED = Completed(
 )
 
 
-Step = Event | Exception | asyncio.Event
+Step = Event | Exception | asyncio.Event | tuple[str]
+"""What is played; text in a tuple is handed over directly, as a model's is."""
 
 
 @dataclass
@@ -46,7 +48,7 @@ class Conversation:
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     closed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def chat(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
+    async def chat(self, request: ChatRequest, direct: Direct | None = None) -> AsyncGenerator[Event, None]:
         self.requests.append(request)
         self.asked.set()
         try:
@@ -55,21 +57,39 @@ class Conversation:
                     await step.wait()
                 elif isinstance(step, Exception):
                     raise step
+                elif isinstance(step, tuple):
+                    assert direct is not None, "only a caller that can be handed text is handed some"
+                    if (taking := direct(*step)) is not None:
+                        await taking
                 else:
                     yield step
         finally:
             self.closed.set()
 
 
+def report(status: health.Health = health.Health.DEGRADED, *, model: bool = True) -> health.HealthReport:
+    """The state of a service whose memory is missing, and whose model may be."""
+    return health.HealthReport(
+        status=status,
+        parts=(
+            health.PartHealth(Part.RETRIEVAL, health.Health.DEGRADED, "the memvid service can't be reached"),
+            health.PartHealth(Part.LLM, health.Health.HEALTHY if model else health.Health.UNHEALTHY),
+            health.PartHealth(Part.STORAGE, health.Health.HEALTHY),
+        ),
+        frame_count=0,
+        active_sessions=0,
+        version="0.0.1",
+        model="openai/gpt-5-mini",
+    )
+
+
 class Health:
     """Reports what a test tells it to."""
 
     def __init__(self) -> None:
-        self.answer = SimpleNamespace(
-            status="degraded", retrieval_up=False, frame_count=0, active_sessions=0, version="0.0.1"
-        )
+        self.answer = report()
 
-    async def report(self) -> SimpleNamespace:
+    async def report(self) -> health.HealthReport:
         return self.answer
 
 

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
@@ -16,7 +17,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from chat_grpc import errors
 from chat_grpc._gen.chat.v1 import chat_pb2, chat_pb2_grpc
-from tests.gateway.scripted import COMPLETED, NOTHING, STARTED, Gateway, Step
+from chat_grpc.conversation.health import Health
+from tests.gateway.scripted import COMPLETED, NOTHING, STARTED, Gateway, Step, report
 
 pytestmark = pytest.mark.e2e
 
@@ -187,7 +189,7 @@ async def test_a_body_that_is_too_large_is_413(gateway: Gateway, http: aiohttp.C
     assert gateway.conversation.requests == []
 
 
-@pytest.mark.parametrize("path", ["/", "/nope", "/api/v1/chat/", "/gateway.v1.GatewayService/GetHealth"])
+@pytest.mark.parametrize("path", ["/nope", "/api/v1/chat/", "/gateway.v1.GatewayService/GetHealth"])
 async def test_an_unknown_route_is_404(http: aiohttp.ClientSession, path: str) -> None:
     async with http.post(path, json={}) as response:
         answer = await response.json()
@@ -218,25 +220,29 @@ async def test_a_request_id_is_kept_or_made(http: aiohttp.ClientSession) -> None
         assert response.headers["x-request-id"]
 
 
-@pytest.mark.parametrize("path", ["/api/v1/health", "/health", "/health?detailed=true"])
+@pytest.mark.parametrize("path", ["/api/v1/health", "/health"])
 async def test_health_names_every_field_also_those_that_are_zero(http: aiohttp.ClientSession, path: str) -> None:
     async with http.get(path) as response:
         assert response.status == 200
         assert not [name for name in response.headers if name.lower().startswith("grpc-")]
-        assert await response.json() == {
+        answer = await response.json()
+        assert datetime.fromisoformat(answer.pop("timestamp")).tzinfo is UTC
+        assert answer == {
             "status": "degraded",
             "memvid_connected": False,
             "memvid_frame_count": 0,
             "active_sessions": 0,
             "version": "0.0.1",
+            "services": {"storage": True, "llm": True, "cache": True},
         }
 
 
 async def test_unhealthy_is_503_with_the_same_fields(gateway: Gateway, http: aiohttp.ClientSession) -> None:
-    gateway.health.answer.status = "unhealthy"
+    gateway.health.answer = report(Health.UNHEALTHY, model=False)
     async with http.get("/api/v1/health") as response:
         assert response.status == 503
-        assert (await response.json())["status"] == "unhealthy"
+        answer = await response.json()
+        assert (answer["status"], answer["services"]["llm"]) == ("unhealthy", False)
         assert "x-http-status" not in response.headers
 
 
@@ -340,3 +346,13 @@ def web_frames(raw: bytes) -> Iterator[tuple[int, bytes]]:
         size = int.from_bytes(raw[1:5], "big")
         yield raw[0], raw[5 : 5 + size]
         raw = raw[5 + size :]
+
+
+async def test_an_error_with_very_much_to_say_arrives(gateway: Gateway, http: aiohttp.ClientSession) -> None:
+    text = "\U0001f600" * 5_000
+    gateway.conversation.script = [errors.InvalidRequest([errors.Violation(text, text) for _ in range(100)])]
+    async with http.post(CHAT, json={"message": "How?"}) as response:
+        body = await response.json()
+
+    assert (response.status, body["error"]) == (400, "INVALID_REQUEST")
+    assert len(next(detail for detail in body["details"] if "field_violations" in detail)["field_violations"]) == 8

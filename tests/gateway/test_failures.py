@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import aiohttp
 import pytest
 
 from chat_grpc._gen.chat.v1 import history_pb2
-from chat_grpc.embedded import edge
-from chat_grpc.settings import Settings
-from tests.gateway.conftest import wait_until_listening
+from tests.gateway.edges import running_edge
 from tests.support.fixtures import StartService
 from tests.support.memvid import Memvid
 from tests.support.service import Service
@@ -31,22 +29,10 @@ Message = history_pb2.Message
 @asynccontextmanager
 async def behind_envoy(service: Service) -> AsyncIterator[aiohttp.ClientSession]:
     """An HTTP client of an Envoy in front of a server."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    settings = Settings(http_port=port, grpc_port=int(service.address.rpartition(":")[2]))
-    command = [str(edge.binary()), *edge.arguments(edge.render(settings))]
-    with subprocess.Popen(  # noqa: ASYNC220 (starting it takes a millisecond)
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        try:
-            wait_until_listening(process, port)
-            timeout = aiohttp.ClientTimeout(20)
-            async with aiohttp.ClientSession(f"http://127.0.0.1:{port}", timeout=timeout) as session:
-                yield session
-        finally:
-            process.terminate()
-            process.wait(timeout=10)
+    port = int(service.address.rpartition(":")[2])
+    with TemporaryDirectory() as folder, running_edge(port, Path(folder)) as edge:
+        async with aiohttp.ClientSession(edge.url, timeout=aiohttp.ClientTimeout(20)) as session:
+            yield session
 
 
 async def events_of(response: aiohttp.ClientResponse) -> list[dict[str, Any]]:
@@ -94,12 +80,12 @@ async def silent(exchange: Exchange) -> None:
 
 
 CASES = [
-    (cut, "half", "MODEL_CUT", 503, Message.STATUS_PARTIAL),
-    (saying("half", reason=None), "half", "MODEL_CUT", 503, Message.STATUS_PARTIAL),
-    (rubbish, "half", "MODEL_PROTOCOL", 503, Message.STATUS_PARTIAL),
-    (error_object, "half", "MODEL_ERROR", 503, Message.STATUS_PARTIAL),
+    (cut, "half", "MODEL_CUT", 502, Message.STATUS_PARTIAL),
+    (saying("half", reason=None), "half", "MODEL_CUT", 502, Message.STATUS_PARTIAL),
+    (rubbish, "half", "MODEL_PROTOCOL", 502, Message.STATUS_PARTIAL),
+    (error_object, "half", "MODEL_ERROR", 502, Message.STATUS_PARTIAL),
     (stall, "half", "MODEL_TIMEOUT", 504, Message.STATUS_PARTIAL),
-    (empty, "", "MODEL_EMPTY", 503, Message.STATUS_FAILED),
+    (empty, "", "MODEL_EMPTY", 502, Message.STATUS_FAILED),
     (refuse, "", "MODEL_UNAVAILABLE", 503, Message.STATUS_FAILED),
     (silent, "", "MODEL_TIMEOUT", 504, Message.STATUS_FAILED),
 ]

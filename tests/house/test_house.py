@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from chat_grpc import settings
 from chat_grpc.embedded import up
@@ -98,6 +100,17 @@ def test_compose_file_is_valid() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout
+
+
+def test_the_server_in_a_container_trusts_envoys_address_and_no_other() -> None:
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
+    services, (pool,) = compose["services"], compose["networks"]["edge"]["ipam"]["config"]
+    envoy = ipaddress.ip_address(services["envoy"]["networks"]["edge"]["ipv4_address"])
+    given = {name: value for name, value in services["server"]["environment"].items() if name.startswith("CHAT_")}
+    trusted = settings.load(given).trusted_proxies
+    assert "edge" in services["server"]["networks"]
+    assert [address for address in ipaddress.ip_network(pool["subnet"]) if address in trusted] == [envoy]
+    assert envoy not in ipaddress.ip_network(pool["ip_range"])
 
 
 def test_no_file_names_a_package_index() -> None:

@@ -49,6 +49,9 @@ def says_sse(output: str) -> bool:
 EXPECTED: dict[str, Callable[[str], bool]] = {
     "curl -N localhost:3000/api/v1/chat": says_sse,
     "curl localhost:3000/api/v1/chat": lambda output: bool(json.loads(output)["content"]),
+    "curl localhost:3000/v1/chat/completions": lambda output: bool(
+        json.loads(output)["choices"][0]["message"]["content"]
+    ),
     "curl localhost:3000/api/v1/health": lambda output: json.loads(output)["status"] == "healthy",
     ".venv/bin/grpcurl -plaintext localhost:50052 list": lambda output: "chat.v1.ChatService\n" in output,
     ".venv/bin/grpcurl -plaintext -d": lambda output: '"completed"' in output,

@@ -12,7 +12,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -26,6 +26,7 @@ from chat_grpc.llm.litellm_provider import LiteLLM, load
 from chat_grpc.llm.watchdog import TimeLimits
 from chat_grpc.settings import Secret, SettingsError
 from chat_grpc.settings import load as load_settings
+from chat_grpc.telemetry.context import read_trace, tracing
 from tests.support.fixtures import StartService
 from tests.support.process import ROOT
 from tests.support.service import text_of
@@ -410,6 +411,43 @@ async def test_litellm_logs_nothing(
     assert "SECRET" not in err
 
 
+TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
+TRACEPARENT = f"00-{TRACE_ID}-b7ad6b7169203331-01"
+
+
+@pytest.mark.parametrize("name", [*OPENAI_FORMAT, "anthropic"])
+async def test_the_upstream_is_told_the_trace(model: Upstream, name: str) -> None:
+    async def answer(exchange: Exchange) -> None:
+        if name == "anthropic":
+            await Anthropic.start(exchange, "Hello.")
+            await Anthropic.finish(exchange)
+        else:
+            await saying("Hello.")(exchange)
+
+    model.answer = answer
+    other = TRACEPARENT.replace("0af7", "1af7")
+    async with provider(name, model) as made:
+        for traceparent in (TRACEPARENT, other):  # connections are kept, headers are not
+            with tracing(read_trace(traceparent, "vendor=value")):
+                await whole(made)
+        await whole(made)
+    assert [exchange.headers.get("traceparent") for exchange in model.chats] == [TRACEPARENT, other, None]
+    assert [exchange.headers.get("tracestate") for exchange in model.chats] == ["vendor=value", "vendor=value", None]
+    key = model.chats[0].headers
+    assert "sk-test" in (key.get("authorization", "") or key.get("x-api-key", ""))
+
+
+@pytest.mark.parametrize("name", ["azure_ai", "aiohttp_openai", "bedrock_mantle"])
+async def test_no_trace_where_requests_are_signed_or_their_body_would_hold_it(model: Upstream, name: str) -> None:
+    async with provider(name, model) as made:
+        # litellm asks the second of these at a path where nothing answers; the request is what counts.
+        with tracing(read_trace(TRACEPARENT, "")), suppress(ModelError):
+            await whole(made)
+    (exchange,) = model.exchanges
+    assert exchange.messages[-1]["content"] == "How?"
+    assert TRACE_ID not in json.dumps([exchange.body, dict(exchange.headers)])
+
+
 def test_names_of_providers_are_those_of_litellm() -> None:
     names = litellm_providers()
     assert names >= {str(getattr(name, "value", name)) for name in load().provider_list}
@@ -436,6 +474,10 @@ async def test_through_the_front_door(start: StartService, model: Upstream) -> N
         events = await service.ask(user_id="anna", options=chat_pb2.ChatOptions(model="n"))
         assert text_of(events) == "Hello there."
         assert events[-1].completed.model == "hosted_vllm/n"
+        request = chat_pb2.ChatRequest(message="And then?", user_id="anna")
+        events = [event async for event in service.chat.Chat(request, metadata=(("traceparent", TRACEPARENT),))]
+        assert text_of(events) == "Hello there."
+        assert model.chats[-1].headers["traceparent"] == TRACEPARENT
         model.answer = done_without_finish_reason
         failure = await service.fail(user_id="anna")
         assert failure.reason == "MODEL_CUT"

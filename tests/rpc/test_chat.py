@@ -101,7 +101,7 @@ async def test_broken_utf8_is_named(chat_service: Service, model: Upstream, raw:
 
 
 async def test_request_beyond_the_size_limit(chat_service: Service, model: Upstream) -> None:
-    failure = await chat_service.fail("x" * 300_000)
+    failure = await chat_service.fail("x" * 2_000_000)
     assert failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert model.chats == []
 

@@ -6,8 +6,13 @@ The REST facade. Envoy transcodes HTTP/JSON onto these methods; the bodies
 and field names are those that the REST clients rely on.
 """
 
+from chat_grpc._gen.chat.v1 import chat_pb2 as _chat_pb2
+from chat_grpc._gen.chat.v1 import types_pb2 as _types_pb2
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -31,7 +36,9 @@ class ChatRequest(_message.Message):
     message: _builtins.str
     """message is the text, 1 to 2,000 characters, not only white space."""
     session_id: _builtins.str
-    """session_id continues a conversation (a UUID); absent begins a new one."""
+    """session_id continues a conversation: the UUID that an earlier answer gave.
+    Absent begins a new one.
+    """
     stream: _builtins.bool
     """stream chooses server-sent events; absent means true."""
     def __init__(
@@ -52,8 +59,210 @@ class ChatRequest(_message.Message):
 Global___ChatRequest: _TypeAlias = ChatRequest  # noqa: Y015
 
 @_typing.final
-class GetHealthRequest(_message.Message):
-    """GetHealthRequest has no fields."""
+class SendMessageRequest(_message.Message):
+    """SendMessageRequest is the body of POST /chat."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """user_id names whose history keeps the message: 3 to 100 characters of
+    A-Z a-z 0-9 . _ @ : -.
+    """
+    content: _builtins.str
+    """content is the text, 1 to 10,000 characters, not only white space."""
+    session_id: _builtins.str
+    """session_id continues a conversation of this user: the UUID that an earlier
+    answer gave. Absent begins a new one.
+    """
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        content: _builtins.str = ...,
+        session_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "session_id", b"session_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SendMessageRequest: _TypeAlias = SendMessageRequest  # noqa: Y015
+
+@_typing.final
+class SendMessageResponse(_message.Message):
+    """SendMessageResponse is the answer of POST /chat."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    TIMESTAMP_FIELD_NUMBER: _builtins.int
+    CACHED_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    FINISH_REASON_FIELD_NUMBER: _builtins.int
+    DEGRADED_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """id names the message and its answer in the history ("msg_...")."""
+    content: _builtins.str
+    """content is the text of the answer."""
+    model: _builtins.str
+    """model is the model that wrote it, as provider/model."""
+    cached: _builtins.bool
+    """cached tells that the answer was written for an earlier, equal request."""
+    session_id: _builtins.str
+    """session_id is the conversation's UUID; send it with the next message."""
+    finish_reason: _builtins.str
+    """finish_reason tells why the model stopped."""
+    @_builtins.property
+    def timestamp(self) -> _timestamp_pb2.Timestamp:
+        """timestamp is when the message was accepted, in UTC."""
+
+    @_builtins.property
+    def degraded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """degraded lists the parts that were missing while this was answered."""
+
+    @_builtins.property
+    def usage(self) -> _types_pb2.Usage:
+        """usage is what the answer cost."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        content: _builtins.str = ...,
+        model: _builtins.str = ...,
+        timestamp: _timestamp_pb2.Timestamp | None = ...,
+        cached: _builtins.bool = ...,
+        session_id: _builtins.str = ...,
+        finish_reason: _builtins.str = ...,
+        degraded: _abc.Iterable[_builtins.str] | None = ...,
+        usage: _types_pb2.Usage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timestamp", b"timestamp", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "content", b"content", "degraded", b"degraded", "finish_reason", b"finish_reason", "id", b"id", "model", b"model", "session_id", b"session_id", "timestamp", b"timestamp", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SendMessageResponse: _TypeAlias = SendMessageResponse  # noqa: Y015
+
+@_typing.final
+class ListHistoryRequest(_message.Message):
+    """ListHistoryRequest asks for GET /history/{user_id}."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """user_id names whose messages: 3 to 100 characters of
+    A-Z a-z 0-9 . _ @ : -.
+    """
+    limit: _builtins.int
+    """limit is how many messages at most; absent means 10, and more than 100
+    means 100.
+    """
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        limit: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+
+Global___ListHistoryRequest: _TypeAlias = ListHistoryRequest  # noqa: Y015
+
+@_typing.final
+class HistoryMessage(_message.Message):
+    """HistoryMessage is a user's message with its answer. GET /history/{user_id}
+    answers a JSON array of them (written in gateway/history.py).
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    TIMESTAMP_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    ERROR_REASON_FIELD_NUMBER: _builtins.int
+    CACHED_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """id names the message and its answer ("msg_...")."""
+    user_id: _builtins.str
+    """user_id is whose message it is."""
+    content: _builtins.str
+    """content is the text of the message."""
+    response: _builtins.str
+    """response is the text of the answer, as far as it was written."""
+    model: _builtins.str
+    """model is the model that was asked, as provider/model."""
+    session_id: _builtins.str
+    """session_id is the conversation's UUID."""
+    request_id: _builtins.str
+    """request_id is the request's name in logs."""
+    status: _builtins.str
+    """status tells how it ended: only a completed answer is whole, and pending
+    is still being written.
+    """
+    error_reason: _builtins.str
+    """error_reason says why it was not completed, in UPPER_SNAKE_CASE; "" if it
+    was.
+    """
+    cached: _builtins.bool
+    """cached tells that the answer was written for an earlier, equal request."""
+    @_builtins.property
+    def usage(self) -> _types_pb2.Usage:
+        """usage is what the answer cost; all zero when no model was asked."""
+
+    @_builtins.property
+    def timestamp(self) -> _timestamp_pb2.Timestamp:
+        """timestamp is when the message was accepted, in UTC."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        content: _builtins.str = ...,
+        response: _builtins.str = ...,
+        model: _builtins.str = ...,
+        usage: _types_pb2.Usage | None = ...,
+        timestamp: _timestamp_pb2.Timestamp | None = ...,
+        session_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        status: _builtins.str = ...,
+        error_reason: _builtins.str = ...,
+        cached: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timestamp", b"timestamp", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "content", b"content", "error_reason", b"error_reason", "id", b"id", "model", b"model", "request_id", b"request_id", "response", b"response", "session_id", b"session_id", "status", b"status", "timestamp", b"timestamp", "usage", b"usage", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HistoryMessage: _TypeAlias = HistoryMessage  # noqa: Y015
+
+@_typing.final
+class ListSuggestedQuestionsRequest(_message.Message):
+    """ListSuggestedQuestionsRequest has no fields."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -66,11 +275,59 @@ class GetHealthRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+Global___ListSuggestedQuestionsRequest: _TypeAlias = ListSuggestedQuestionsRequest  # noqa: Y015
+
+@_typing.final
+class ListSuggestedQuestionsResponse(_message.Message):
+    """ListSuggestedQuestionsResponse is the body of GET
+    /api/v1/suggested-questions.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUESTIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def questions(self) -> _containers.RepeatedCompositeFieldContainer[_chat_pb2.SuggestedQuestion]:
+        """questions are in the order in which the profile holds them."""
+
+    def __init__(
+        self,
+        *,
+        questions: _abc.Iterable[_chat_pb2.SuggestedQuestion] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["questions", b"questions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSuggestedQuestionsResponse: _TypeAlias = ListSuggestedQuestionsResponse  # noqa: Y015
+
+@_typing.final
+class GetHealthRequest(_message.Message):
+    """GetHealthRequest asks for GET /health and GET /api/v1/health."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DETAILED_FIELD_NUMBER: _builtins.int
+    detailed: _builtins.bool
+    """detailed set to true adds environment."""
+    def __init__(
+        self,
+        *,
+        detailed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detailed", b"detailed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
 Global___GetHealthRequest: _TypeAlias = GetHealthRequest  # noqa: Y015
 
 @_typing.final
 class GetHealthResponse(_message.Message):
-    """GetHealthResponse is the body of GET /api/v1/health."""
+    """GetHealthResponse is the body of GET /health and GET /api/v1/health."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -79,8 +336,13 @@ class GetHealthResponse(_message.Message):
     MEMVID_FRAME_COUNT_FIELD_NUMBER: _builtins.int
     ACTIVE_SESSIONS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    TIMESTAMP_FIELD_NUMBER: _builtins.int
+    SERVICES_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_FIELD_NUMBER: _builtins.int
     status: _builtins.str
-    """status is healthy, degraded or unhealthy."""
+    """status is healthy, degraded (a part is missing, messages are still
+    answered) or unhealthy.
+    """
     memvid_connected: _builtins.bool
     """memvid_connected tells whether the memory answers."""
     memvid_frame_count: _builtins.int
@@ -89,6 +351,18 @@ class GetHealthResponse(_message.Message):
     """active_sessions counts the conversations that have not ended."""
     version: _builtins.str
     """version is the server's version."""
+    @_builtins.property
+    def timestamp(self) -> _timestamp_pb2.Timestamp:
+        """timestamp is the server's time, in UTC."""
+
+    @_builtins.property
+    def services(self) -> Global___Services:
+        """services tells which parts answer."""
+
+    @_builtins.property
+    def environment(self) -> Global___Environment:
+        """environment is there when detailed is true."""
+
     def __init__(
         self,
         *,
@@ -97,11 +371,78 @@ class GetHealthResponse(_message.Message):
         memvid_frame_count: _builtins.int = ...,
         active_sessions: _builtins.int = ...,
         version: _builtins.str = ...,
+        timestamp: _timestamp_pb2.Timestamp | None = ...,
+        services: Global___Services | None = ...,
+        environment: Global___Environment | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment", "services", b"services", "timestamp", b"timestamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_sessions", b"active_sessions", "memvid_connected", b"memvid_connected", "memvid_frame_count", b"memvid_frame_count", "status", b"status", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_sessions", b"active_sessions", "environment", b"environment", "memvid_connected", b"memvid_connected", "memvid_frame_count", b"memvid_frame_count", "services", b"services", "status", b"status", "timestamp", b"timestamp", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetHealthResponse: _TypeAlias = GetHealthResponse  # noqa: Y015
+
+@_typing.final
+class Services(_message.Message):
+    """Services tells which parts of the service answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORAGE_FIELD_NUMBER: _builtins.int
+    LLM_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
+    storage: _builtins.bool
+    """storage keeps the messages."""
+    llm: _builtins.bool
+    """llm writes the answers."""
+    cache: _builtins.bool
+    """cache keeps answers for equal requests."""
+    def __init__(
+        self,
+        *,
+        storage: _builtins.bool = ...,
+        llm: _builtins.bool = ...,
+        cache: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "llm", b"llm", "storage", b"storage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Services: _TypeAlias = Services  # noqa: Y015
+
+@_typing.final
+class Environment(_message.Message):
+    """Environment tells what the server runs on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PYTHON_FIELD_NUMBER: _builtins.int
+    GRPC_FIELD_NUMBER: _builtins.int
+    PLATFORM_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    python: _builtins.str
+    """python is the version of Python."""
+    grpc: _builtins.str
+    """grpc is the version of grpcio."""
+    platform: _builtins.str
+    """platform is the operating system, such as linux."""
+    model: _builtins.str
+    """model is the default model, as provider/model."""
+    def __init__(
+        self,
+        *,
+        python: _builtins.str = ...,
+        grpc: _builtins.str = ...,
+        platform: _builtins.str = ...,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grpc", b"grpc", "model", b"model", "platform", b"platform", "python", b"python"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Environment: _TypeAlias = Environment  # noqa: Y015

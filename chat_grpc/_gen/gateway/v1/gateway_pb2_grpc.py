@@ -42,6 +42,21 @@ class GatewayServiceStub:
                 request_serializer=gateway_dot_v1_dot_gateway__pb2.ChatRequest.SerializeToString,
                 response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
                 _registered_method=True)
+        self.SendMessage = channel.unary_unary(
+                '/gateway.v1.GatewayService/SendMessage',
+                request_serializer=gateway_dot_v1_dot_gateway__pb2.SendMessageRequest.SerializeToString,
+                response_deserializer=gateway_dot_v1_dot_gateway__pb2.SendMessageResponse.FromString,
+                _registered_method=True)
+        self.ListHistory = channel.unary_unary(
+                '/gateway.v1.GatewayService/ListHistory',
+                request_serializer=gateway_dot_v1_dot_gateway__pb2.ListHistoryRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
+        self.ListSuggestedQuestions = channel.unary_unary(
+                '/gateway.v1.GatewayService/ListSuggestedQuestions',
+                request_serializer=gateway_dot_v1_dot_gateway__pb2.ListSuggestedQuestionsRequest.SerializeToString,
+                response_deserializer=gateway_dot_v1_dot_gateway__pb2.ListSuggestedQuestionsResponse.FromString,
+                _registered_method=True)
         self.GetHealth = channel.unary_unary(
                 '/gateway.v1.GatewayService/GetHealth',
                 request_serializer=gateway_dot_v1_dot_gateway__pb2.GetHealthRequest.SerializeToString,
@@ -60,13 +75,42 @@ class GatewayServiceServicer:
         The answer must be HttpBody: Envoy's transcoder writes its bytes as they
         are, at once, which is what lets one route speak SSE or JSON.
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SendMessage(self, request, context):
+        """SendMessage answers one message of a user whose history keeps it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListHistory(self, request, context):
+        """ListHistory lists a user's messages with their answers, newest first.
+
+        The answer must be HttpBody: clients rely on a bare JSON array, and Envoy's
+        transcoder writes no field alone (response_body) that is anything else.
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSuggestedQuestions(self, request, context):
+        """ListSuggestedQuestions lists questions worth asking, from the profile of
+        the memory. 404 when the memory holds none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetHealth(self, request, context):
-        """GetHealth tells the state of the service in one JSON object.
+        """GetHealth tells the state of the service in one JSON object. The HTTP
+        status is 503 when status is unhealthy, else 200.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -79,6 +123,21 @@ def add_GatewayServiceServicer_to_server(servicer, server):
                     servicer.Chat,
                     request_deserializer=gateway_dot_v1_dot_gateway__pb2.ChatRequest.FromString,
                     response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'SendMessage': grpc.unary_unary_rpc_method_handler(
+                    servicer.SendMessage,
+                    request_deserializer=gateway_dot_v1_dot_gateway__pb2.SendMessageRequest.FromString,
+                    response_serializer=gateway_dot_v1_dot_gateway__pb2.SendMessageResponse.SerializeToString,
+            ),
+            'ListHistory': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListHistory,
+                    request_deserializer=gateway_dot_v1_dot_gateway__pb2.ListHistoryRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'ListSuggestedQuestions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSuggestedQuestions,
+                    request_deserializer=gateway_dot_v1_dot_gateway__pb2.ListSuggestedQuestionsRequest.FromString,
+                    response_serializer=gateway_dot_v1_dot_gateway__pb2.ListSuggestedQuestionsResponse.SerializeToString,
             ),
             'GetHealth': grpc.unary_unary_rpc_method_handler(
                     servicer.GetHealth,
@@ -114,6 +173,87 @@ class GatewayService:
             '/gateway.v1.GatewayService/Chat',
             gateway_dot_v1_dot_gateway__pb2.ChatRequest.SerializeToString,
             google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SendMessage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gateway.v1.GatewayService/SendMessage',
+            gateway_dot_v1_dot_gateway__pb2.SendMessageRequest.SerializeToString,
+            gateway_dot_v1_dot_gateway__pb2.SendMessageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListHistory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gateway.v1.GatewayService/ListHistory',
+            gateway_dot_v1_dot_gateway__pb2.ListHistoryRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSuggestedQuestions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gateway.v1.GatewayService/ListSuggestedQuestions',
+            gateway_dot_v1_dot_gateway__pb2.ListSuggestedQuestionsRequest.SerializeToString,
+            gateway_dot_v1_dot_gateway__pb2.ListSuggestedQuestionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

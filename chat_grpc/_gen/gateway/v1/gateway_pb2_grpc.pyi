@@ -27,9 +27,26 @@ class GatewayServiceStub:
     The answer must be HttpBody: Envoy's transcoder writes its bytes as they
     are, at once, which is what lets one route speak SSE or JSON.
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
+    SendMessage: _aio.UnaryUnaryMultiCallable[_gateway_pb2.SendMessageRequest, _gateway_pb2.SendMessageResponse]
+    """SendMessage answers one message of a user whose history keeps it."""
+    ListHistory: _aio.UnaryUnaryMultiCallable[_gateway_pb2.ListHistoryRequest, _httpbody_pb2.HttpBody]
+    """ListHistory lists a user's messages with their answers, newest first.
+
+    The answer must be HttpBody: clients rely on a bare JSON array, and Envoy's
+    transcoder writes no field alone (response_body) that is anything else.
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
+    ListSuggestedQuestions: _aio.UnaryUnaryMultiCallable[_gateway_pb2.ListSuggestedQuestionsRequest, _gateway_pb2.ListSuggestedQuestionsResponse]
+    """ListSuggestedQuestions lists questions worth asking, from the profile of
+    the memory. 404 when the memory holds none.
     """
     GetHealth: _aio.UnaryUnaryMultiCallable[_gateway_pb2.GetHealthRequest, _gateway_pb2.GetHealthResponse]
-    """GetHealth tells the state of the service in one JSON object."""
+    """GetHealth tells the state of the service in one JSON object. The HTTP
+    status is 503 when status is unhealthy, else 200.
+    """
 
 class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
     """GatewayService answers the REST routes."""
@@ -46,6 +63,39 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         The answer must be HttpBody: Envoy's transcoder writes its bytes as they
         are, at once, which is what lets one route speak SSE or JSON.
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        """
+
+    @_abc_1.abstractmethod
+    def SendMessage(
+        self,
+        request: _gateway_pb2.SendMessageRequest,
+        context: _aio.ServicerContext[_gateway_pb2.SendMessageRequest, _abc.Awaitable[_gateway_pb2.SendMessageResponse]],
+    ) -> _abc.Awaitable[_gateway_pb2.SendMessageResponse]:
+        """SendMessage answers one message of a user whose history keeps it."""
+
+    @_abc_1.abstractmethod
+    def ListHistory(
+        self,
+        request: _gateway_pb2.ListHistoryRequest,
+        context: _aio.ServicerContext[_gateway_pb2.ListHistoryRequest, _abc.Awaitable[_httpbody_pb2.HttpBody]],
+    ) -> _abc.Awaitable[_httpbody_pb2.HttpBody]:
+        """ListHistory lists a user's messages with their answers, newest first.
+
+        The answer must be HttpBody: clients rely on a bare JSON array, and Envoy's
+        transcoder writes no field alone (response_body) that is anything else.
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        """
+
+    @_abc_1.abstractmethod
+    def ListSuggestedQuestions(
+        self,
+        request: _gateway_pb2.ListSuggestedQuestionsRequest,
+        context: _aio.ServicerContext[_gateway_pb2.ListSuggestedQuestionsRequest, _abc.Awaitable[_gateway_pb2.ListSuggestedQuestionsResponse]],
+    ) -> _abc.Awaitable[_gateway_pb2.ListSuggestedQuestionsResponse]:
+        """ListSuggestedQuestions lists questions worth asking, from the profile of
+        the memory. 404 when the memory holds none.
         """
 
     @_abc_1.abstractmethod
@@ -54,6 +104,8 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _gateway_pb2.GetHealthRequest,
         context: _aio.ServicerContext[_gateway_pb2.GetHealthRequest, _abc.Awaitable[_gateway_pb2.GetHealthResponse]],
     ) -> _abc.Awaitable[_gateway_pb2.GetHealthResponse]:
-        """GetHealth tells the state of the service in one JSON object."""
+        """GetHealth tells the state of the service in one JSON object. The HTTP
+        status is 503 when status is unhealthy, else 200.
+        """
 
 def add_GatewayServiceServicer_to_server(servicer: GatewayServiceServicer, server: _aio.Server) -> None: ...

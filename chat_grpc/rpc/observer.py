@@ -1,0 +1,155 @@
+"""What is told of every call: a count, a line in the log, a span."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+
+from chat_grpc.errors import TooManyRequests
+from chat_grpc.rpc.errors import CODES
+from chat_grpc.rpc.interceptor import Context, Handler
+from chat_grpc.telemetry import context as telling
+from chat_grpc.telemetry import logs
+from chat_grpc.telemetry.metrics import OTHER, Metrics
+from chat_grpc.telemetry.traces import NoTracer, Span, Tracer
+
+log = logs.get(__name__)
+
+QUIET = frozenset(
+    {
+        "chat.v1.HealthService/GetHealth",
+        "gateway.v1.GatewayService/GetHealth",
+        "gateway.v1.MetricsService/GetMetrics",
+    }
+)
+"""What machines ask every few seconds: logged only at DEBUG when all is well, and never traced."""
+
+NUMBERS: dict[str, int] = {code.name: code.value[0] for code in grpc.StatusCode}
+OK = "OK"
+UNTRACED = NoTracer()
+FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
+"""The codes that are the server's fault, and fail a span; the others are the caller's."""
+
+
+class ObservingInterceptor(grpc.aio.ServerInterceptor):
+    """Counts, logs and traces calls. Must be the first one, so that it sees how a call really ended.
+
+    Health checks and reflection (/grpc.) pass by untouched.
+
+    Args:
+        metrics: where calls are counted.
+        tracer: what makes their spans.
+        log_content: whether the log holds messages and answers.
+    """
+
+    def __init__(self, metrics: Metrics, tracer: Tracer, *, log_content: bool = False) -> None:
+        self._metrics = metrics
+        self._tracer = tracer
+        self._log_content = log_content
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """Return the method's handler, observed."""
+        handler: Any = await continuation(handler_call_details)
+        if handler is None or handler_call_details.method.startswith("/grpc."):
+            return handler  # type: ignore[no-any-return]  # the stubs type handlers for grpc's threaded servers
+        method = handler_call_details.method[1:]
+        metadata = dict(handler_call_details.invocation_metadata or ())
+        # Streams too are plain coroutines by now: ErrorInterceptor writes them itself.
+        kind = "unary_unary" if handler.unary_unary is not None else "unary_stream"
+        behaviour = getattr(handler, kind)
+
+        async def observed(request: Any, context: Context) -> Any:
+            return await self._observe(method, behaviour, request, context, metadata)
+
+        return handler._replace(**{kind: observed})  # type: ignore[no-any-return]  # (as above)
+
+    async def _observe(
+        self,
+        method: str,
+        behaviour: Callable[[Any, Context], Awaitable[Any]],
+        request: Any,
+        context: Context,
+        metadata: dict[str, Any],
+    ) -> Any:
+        began = time.perf_counter()
+        call = telling.begin_call()
+        code = OK
+        tracer = UNTRACED if method in QUIET else self._tracer
+        with telling.tracing(telling.read_trace(metadata.get("traceparent", ""), metadata.get("tracestate", ""))):
+            span = tracer.begin(method, "server")
+            with tracer.enter(span):
+                try:
+                    return await behaviour(request, context)
+                except BaseException as error:
+                    code = _code(context, error, call)
+                    raise
+                finally:
+                    self._count(method, code, time.perf_counter() - began, call)
+                    self._log(method, code, time.perf_counter() - began, call)
+                    if tracer.active:
+                        _tell(span, method, code, call)
+                    span.end()
+
+    def _count(self, method: str, code: str, seconds: float, call: telling.Call) -> None:
+        self._metrics.call_ended(method, code, seconds)
+        if isinstance(call.error, TooManyRequests):
+            self._metrics.refused(call.error.metadata.get("limit", OTHER))
+
+    def _log(self, method: str, code: str, seconds: float, call: telling.Call) -> None:
+        """Write the one line that every call leaves."""
+        message = call.message
+        usage = message.usage if message is not None else None
+        content: dict[str, Any] = (
+            {} if message is None or not self._log_content else {"message": message.message, "answer": message.answer}
+        )
+        log.log(
+            logging.DEBUG if code == OK and method in QUIET else logging.INFO,
+            "call",
+            method=method,
+            code=code,
+            reason=call.error.reason if call.error is not None else None,
+            seconds=round(seconds, 6),
+            user_id=call.user_id or None,
+            session_id=(message.session_id if message is not None else call.session_id) or None,
+            message_id=message.id if message is not None else None,
+            model=message.model if message is not None else None,
+            prompt_tokens=usage.prompt_tokens if usage is not None else None,
+            completion_tokens=usage.completion_tokens if usage is not None else None,
+            cost_usd=usage.cost_usd if usage is not None else None,
+            cached=message.cached if message is not None else None,
+            **content,
+        )
+
+
+def _tell(span: Span, method: str, code: str, call: telling.Call) -> None:
+    service, _, name = method.rpartition("/")
+    span.set("rpc.system", "grpc")
+    span.set("rpc.service", service)
+    span.set("rpc.method", name)
+    span.set("rpc.grpc.status_code", NUMBERS[code])
+    span.set("chat.request_id", telling.request_id())
+    if call.message is not None:
+        span.set("chat.message_id", call.message.id)
+        span.set("gen_ai.conversation.id", call.message.session_id)
+    if code in FAULTS:
+        span.fail(call.error.reason if call.error is not None else code)
+
+
+def _code(context: Context, error: BaseException, call: telling.Call) -> str:
+    """Return the name of the status that a call ended with."""
+    if call.error is not None:
+        return CODES[type(call.error)].name
+    if isinstance(error, asyncio.CancelledError):
+        # grpc.aio says the same of a client that left and of one whose time was over.
+        remaining: float | None = context.time_remaining()  # type: ignore[assignment,unused-ignore]  # None without deadline
+        return "DEADLINE_EXCEEDED" if remaining is not None and remaining <= 0 else "CANCELLED"
+    return "UNKNOWN"
