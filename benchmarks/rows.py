@@ -43,7 +43,7 @@ GROWTH_PACED = tuple(
 )
 SOAK = Load("soak", "tokens=20", 20, streams=100, requests=20)
 SOAK_WARM_UP, SOAK_BLOCKS = 3, 8
-SOAK_SETTINGS = {"CHAT_SESSION_TTL": "5"}
+SOAK_SETTINGS = {"CHAT_SESSION_TTL": "5", "CHAT_CACHE_SECONDS": "5"}
 SOAK_GROWTH = 0.02
 """How much the memory may grow over all blocks: as much as it goes up and down between two of them."""
 

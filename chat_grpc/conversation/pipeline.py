@@ -367,8 +367,9 @@ class Conversation:
         try:
             async with aclosing(opened.rest) as rest:
                 if isinstance(piece, str):
-                    answering.say_text(piece)
                     flight.text.append(piece)
+                    if (taking := answering.pass_text(piece)) is not None:
+                        await taking
                     async for piece in rest:
                         if not isinstance(piece, str):
                             break

@@ -73,8 +73,7 @@ class WritingConnection(aiosqlite.Connection):
             loop.call_later(GATHER_SECONDS, self._begin, loop)
         else:
             self._skip -= 1
-            # Not at once: whatever else this turn of the loop writes goes along.
-            loop.call_soon(self._begin, loop)
+            self._begin(loop)
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         group, self._waiting = self._waiting, []
