@@ -31,7 +31,16 @@ from chat_grpc.domain import (
     SuggestedQuestion,
     Usage,
 )
-from chat_grpc.errors import ChatError, Conflict, Draining, ModelBroke, ModelError, NotFound, RetrievalUnavailable
+from chat_grpc.errors import (
+    ChatError,
+    Conflict,
+    Draining,
+    ModelBroke,
+    ModelError,
+    NotFound,
+    RetrievalUnavailable,
+    StorageUnavailable,
+)
 from chat_grpc.llm import Ending, Models, Opened, Prompt
 from chat_grpc.llm.contexts import Contexts
 from chat_grpc.llm.prices import Prices
@@ -276,12 +285,20 @@ class Conversation:
 
     async def _keep(self, answering: Answering, message: Message) -> bool:
         """Keep the message for the first time, and say that it has been accepted; False if one of its name is kept."""
-        # Not to be broken off: whoever settles it has to know whether it is there.
-        answering.kept = self._track(asyncio.ensure_future(self._storage.add(message)))
-        kept = await asyncio.shield(answering.kept)
-        if kept:
-            answering.say(Started(message.id, message.session_id, message.request_id))
+        return await asyncio.shield(self._begin_to_keep(answering, message))
+
+    def _begin_to_keep(self, answering: Answering, message: Message) -> asyncio.Task[bool]:
+        # A task, not to be broken off: whoever settles the message has to know whether it is there.
+        answering.kept = kept = self._track(asyncio.ensure_future(self._storage.add(message)))
+        kept.add_done_callback(lambda _: self._say_kept(answering, kept))
         return kept
+
+    def _say_kept(self, answering: Answering, kept: asyncio.Task[bool]) -> None:
+        """Say that the message has been accepted, and what has been found for it by then."""
+        if not kept.cancelled() and kept.exception() is None and kept.result():
+            message = answering.message
+            answering.say(Started(message.id, message.session_id, message.request_id))
+            self._say_found(answering)
 
     def _say_found(self, answering: Answering) -> None:
         if answering.found is not None:
@@ -307,16 +324,21 @@ class Conversation:
 
     async def _write(self, answering: Answering, asked: Prompt) -> None:
         """Have the answer written, or give the one that is being written for an equal request."""
-        key = answering.key
-        seen = self._flights.get(key)
+        key, fresh = answering.key, answering.request.options.skip_cache
+        if not fresh and (seen := self._flights.get(key)) is not None:
+            if answering.kept is None:
+                await self._keep(answering, answering.message)
+            self._say_found(answering)
+            # Keeping it took a moment: what was being written may be whole by now, or have failed.
+            flight = seen if seen.answer else self._flights.get(key)
+            if flight is not None:
+                await self._follow(answering, flight)
+                return
         if answering.kept is None:
-            await self._keep(answering, answering.message)
-        self._say_found(answering)
-        # Keeping it took a moment: what was being written may be whole by now.
-        flight = seen if seen and seen.answer else self._flights.get(key)
-        if flight is not None and not answering.request.options.skip_cache:
-            await self._follow(answering, flight)
-            return
+            # The model's request is got ready meanwhile, and not sent before.
+            asked = replace(asked, kept=self._begin_to_keep(answering, answering.message))
+        else:
+            self._say_found(answering)
         with self._flights.begin(key) as flight:
             answering.prompt = asked
             answering.stays_for(lambda: self._abandon(answering, flight, key))
@@ -337,9 +359,10 @@ class Conversation:
             ending = await self._pass_on(answering, flight, opened)
         except BaseException as error:
             cause = answering.cause(error)
-            outcome = "failed" if isinstance(cause, ChatError) else "cancelled"
-            usage = await self._priced(answering, cause)
-            self._metrics.answer_ended(outcome, _provider(answering.message.model), usage)
+            if not isinstance(cause, StorageUnavailable):  # then no model was asked
+                outcome = "failed" if isinstance(cause, ChatError) else "cancelled"
+                usage = await self._priced(answering, cause)
+                self._metrics.answer_ended(outcome, _provider(answering.message.model), usage)
             raise
         usage = ending.usage or self._estimated(answering)
         usage = replace(usage, cost_usd=await self._prices.cost(opened.model, usage))
@@ -461,6 +484,7 @@ class Conversation:
             cached=cached,
             degraded=answering.degraded,
         )
+        at_once = answering.found is not None
         if answering.kept is None:  # nothing had to be asked for it
             await self._keep(answering, settled)
         else:
@@ -471,7 +495,7 @@ class Conversation:
         log.debug(
             "answered", message_id=settled.id, model=settled.model, tokens=answer.usage.total_tokens, cached=cached
         )
-        if answering.found is not None:  # nothing of it has been said yet
+        if at_once:
             self._say_found(answering)
             answering.say_text(answer.text)
         answering.say(_completed(settled))

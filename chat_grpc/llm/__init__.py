@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -35,6 +36,17 @@ class Prompt:
     temperature: float | None = None
     deadline: float | None = None
     """The caller's own, in loop time: nothing is begun that can't end before it."""
+    kept: asyncio.Future[bool] | None = None
+    """The keeping of the message, where that may still be under way."""
+
+    async def may_be_sent(self) -> None:
+        """Return once the message is kept: providers get everything ready, and wait for this before they send.
+
+        Raises:
+            StorageUnavailable: it can't be kept, and so nobody may be asked.
+        """
+        if self.kept is not None:
+            await asyncio.shield(self.kept)  # the keeping goes on for others
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +71,8 @@ class Provider(Protocol):
         """Yield the answer's text as it arrives (never an empty str), then its Ending.
 
         A stream that ends without Ending has not been answered. Closing the
-        generator at any point ends the upstream request.
+        generator at any point ends the upstream request. Nothing is sent before
+        ``prompt.may_be_sent`` has returned.
 
         Raises:
             ModelError: the provider failed; what was yielded before stands.

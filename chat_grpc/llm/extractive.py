@@ -26,6 +26,8 @@ NOTHING = (
     "I found nothing in the documents that answers this. No language model is set up, so I can only quote "
     "them (extractive answer); asking in other words may help."
 )
+PAUSE_SECONDS = 0.002
+"""Between two quotes, so that each is on its way before the next one."""
 UNREACHABLE = (
     "The documents can't be searched right now, and no language model is set up, so there is nothing I can quote "
     "(extractive answer); please ask again in a moment."
@@ -147,12 +149,13 @@ class Extractive:
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[str | Ending, None]:
         """Yield the answer quote by quote, then its Ending."""
+        await prompt.may_be_sent()
         pieces = [UNREACHABLE] if prompt.passages is None else list(answer(prompt.question, prompt.passages))
         if self._standing_in:
             pieces[0] = pieces[0].replace(IS_SET_UP, CAN_BE_REACHED)
         for piece in pieces:
             yield piece
-            await asyncio.sleep(0)  # so that each quote is on its way before the next one
+            await asyncio.sleep(PAUSE_SECONDS)
         tokens = estimate("".join(pieces))
         yield Ending(FinishReason.STOP, Usage(0, tokens, tokens, 0.0, estimated=True))
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, TypeAlias, cast
 from urllib.parse import SplitResult, urlsplit
 
@@ -77,25 +77,36 @@ class Origin:
             connection.close()
 
     async def request(
-        self, method: str, path: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        ready: Callable[[], Awaitable[None]] | None = None,
     ) -> Response:
         """Send a request, and return its response as soon as the head of that is there.
 
-        The caller closes or releases the response. Cancelling this closes the
+        ``ready`` is awaited when nothing is left to do but to send. The caller closes or releases the response. Cancelling this closes the
         connection, which tells an origin that works on the request to stop.
 
         Raises:
             HTTPError: there is no response.
         """
+        message = self._message(method, path, headers or {}, body)
         connection = self._take_idle() or await self._connect()
-        head = f"{method} {self._url.path}{path} HTTP/1.1\r\n{self._head}{_lines(headers or {})}"
-        if body:
-            head += f"content-length: {len(body)}\r\n"
         try:
-            return await connection.ask(f"{head}\r\n".encode("latin-1") + body)
+            if ready is not None:
+                await ready()
+            return await connection.ask(message)
         except BaseException:
             connection.close()
             raise
+
+    def _message(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> bytes:
+        length = f"content-length: {len(body)}\r\n" if body else ""
+        head = f"{method} {self._url.path}{path} HTTP/1.1\r\n{self._head}{_lines(headers)}{length}\r\n"
+        return head.encode("latin-1") + body
 
     def _take_idle(self) -> Connection | None:
         while self._idle:
@@ -267,7 +278,8 @@ class Connection(asyncio.Protocol):
         Raises:
             HTTPError: there is none.
         """
-        assert self._transport is not None  # noqa: S101 (create_connection has set it; this tells mypy)
+        if self._transport is None or self._transport.is_closing():
+            raise HTTPError("the connection was closed meanwhile")
         self._parser = self._new_parser(self)
         self._keep_alive = False
         self._asking = asyncio.get_running_loop().create_future()

@@ -141,6 +141,7 @@ class LiteLLM:
     async def stream(self, prompt: Prompt) -> AsyncGenerator[str | Ending, None]:
         """Yield the answer as it arrives; see llm.Provider."""
         await self.open()
+        await prompt.may_be_sent()
         waits = _Waits(self._limits)
         with self._told("connect", waits):
             stream = await waits.bounded(self._request(prompt))

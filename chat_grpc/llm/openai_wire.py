@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from msgspec.json import encode as _encode
 
@@ -89,7 +89,8 @@ class OpenAIWire:
         started = time.monotonic()
         try:
             async with asyncio.timeout(self._limits.first_token):
-                response = await self._request("POST", "/chat/completions", _encode(request_body(prompt)))
+                body = _encode(request_body(prompt))
+                response = await self._request("POST", "/chat/completions", body, prompt.may_be_sent)
         except TimeoutError:
             raise self._timeout("first_token") from None
         try:
@@ -128,14 +129,16 @@ class OpenAIWire:
             raise self._broke(*ending)
         return ending
 
-    async def _request(self, method: str, path: str, body: bytes = b"") -> Response:
+    async def _request(
+        self, method: str, path: str, body: bytes = b"", ready: Callable[[], Awaitable[None]] | None = None
+    ) -> Response:
         """Send a request and return its response if it is a success.
 
         Raises:
             ModelUnavailable: it could not be sent, or was refused.
         """
         try:
-            response = await self._origin.request(method, path, body=body, headers=trace_headers())
+            response = await self._origin.request(method, path, body=body, headers=trace_headers(), ready=ready)
         except HTTPError:
             raise self._unreachable("connect") from None
         if response.status == HTTP_OK:
