@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import aiosqlite
 
-T = TypeVar("T")
 Write: TypeAlias = tuple[str, Sequence[Any], "asyncio.Future[int]"]
 """A statement, its values, and who waits for the number of rows that it changed."""
 Outcome: TypeAlias = "int | Exception"
@@ -68,15 +67,6 @@ class WritingConnection(aiosqlite.Connection):
             self._begin_soon(loop)
         return await future
 
-    async def call(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        """Run a function on the connection's thread, between two groups; it leaves no transaction open.
-
-        Raises:
-            ValueError: the connection is closed.
-        """
-        result: T = await self._execute(lambda: function(self._conn))  # type: ignore[no-untyped-call]  # aiosqlite leaves it untyped
-        return result
-
     async def close(self) -> None:
         """Commit what waits, take nothing more, and close."""
         self._closing = True
@@ -89,7 +79,8 @@ class WritingConnection(aiosqlite.Connection):
             loop.call_later(GATHER_SECONDS, self._begin, loop)
         else:
             self._skip -= 1
-            self._begin(loop)
+            # Not at once: whatever else this turn of the loop writes goes along.
+            loop.call_soon(self._begin, loop)
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         group, self._waiting = self._waiting, []
