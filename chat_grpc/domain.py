@@ -1,11 +1,17 @@
-"""The words that every part of the service speaks, free of transport and of storage."""
+"""The words that every part of the service speaks, free of transport and of storage.
+
+They are msgspec's structs, which are made ten times as fast as frozen
+dataclasses, and copied with a change (``msgspec.structs.replace``) forty times
+as fast: every message is, several times on its way.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+
+from msgspec import Struct, field
 
 
 class FinishReason(StrEnum):
@@ -35,8 +41,7 @@ class Status(StrEnum):
     INTERRUPTED = "interrupted"
 
 
-@dataclass(frozen=True, slots=True)
-class Passage:
+class Passage(Struct, frozen=True):
     """A piece of the memory that grounds an answer; ``score`` is 0 to 1."""
 
     title: str
@@ -45,8 +50,7 @@ class Passage:
     tags: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """What an answer cost, in tokens and US dollars; ``cost_usd`` is None when no price is known."""
 
     prompt_tokens: int
@@ -56,8 +60,7 @@ class Usage:
     estimated: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChatOptions:
+class ChatOptions(Struct, frozen=True, kw_only=True):
     """How one message is to be answered; None leaves a choice to the default."""
 
     max_tokens: int | None = None
@@ -69,16 +72,14 @@ class ChatOptions:
     skip_cache: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
+class Exchange(Struct, frozen=True):
     """A message and its whole answer; in a history that a caller gives, either may be missing, and is ""."""
 
     message: str
     answer: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChatRequest:
+class ChatRequest(Struct, frozen=True, kw_only=True):
     """One message of a user. Empty ids mean: anonymous, a new session.
 
     ``idempotent`` tells that the caller itself named the request. ``address`` is
@@ -102,8 +103,7 @@ class ChatRequest:
     options: ChatOptions = field(default_factory=ChatOptions)
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(Struct, frozen=True):
     """The message was accepted and kept."""
 
     message_id: str
@@ -111,16 +111,14 @@ class Started:
     request_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Retrieved:
+class Retrieved(Struct, frozen=True):
     """The passages that the model is given, best first."""
 
     passages: tuple[Passage, ...]
     took_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Completed:
+class Completed(Struct, frozen=True):
     """The whole answer was written and kept. ``model`` is provider/model."""
 
     message_id: str
@@ -137,8 +135,7 @@ Event = Started | Retrieved | str | Completed
 """One event of an answer; a str is the next piece of its text, never empty."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
+class Message(Struct, frozen=True, kw_only=True):
     """A user's message with its answer, as the history keeps it.
 
     ``request_key`` names the request within its caller's, "" when the caller did
@@ -165,8 +162,7 @@ class Message:
     request_digest: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class SuggestedQuestion:
+class SuggestedQuestion(Struct, frozen=True):
     """A question worth asking."""
 
     question: str

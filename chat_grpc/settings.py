@@ -12,6 +12,7 @@ import os
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -50,15 +51,17 @@ class Networks:
     """
 
     RULE = "must be IP addresses and networks with commas between them, or none"
-    __slots__ = ("_networks", "_text")
+    __slots__ = ("_holds", "_text")
 
     def __init__(self, text: str) -> None:
         self._text = text
         listed = [] if text == "none" else text.split(",")
-        self._networks = tuple(ipaddress.ip_network(item.strip()) for item in listed)
+        networks = tuple(ipaddress.ip_network(item.strip()) for item in listed)
+        # Every call asks, nearly always for the same few.
+        self._holds = lru_cache(8_192)(lambda address: any(address in network for network in networks))
 
     def __contains__(self, address: IPAddress) -> bool:
-        return any(address in network for network in self._networks)
+        return self._holds(address)
 
     def __str__(self) -> str:
         return self._text

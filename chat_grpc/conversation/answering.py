@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any, TypeAlias
+
+from msgspec import Struct
 
 from chat_grpc.conversation.log import Log, Place
 from chat_grpc.conversation.sessions import Session
@@ -18,8 +19,7 @@ Direct: TypeAlias = Callable[[str], Awaitable[None] | None]
 """Gives a reader a piece of text; what it returns, if anything, is to be awaited before the next."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sending:
+class Sending(Struct, frozen=True):
     """What goes to the model whatever is found.
 
     Attributes:

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from cachetools import LRUCache
+from msgspec import Struct
 
 MAX_KEYS = 50_000
 """Buckets kept for each limit, some 20 MB. Beyond it the one not used for longest is forgotten, and so full again."""
@@ -31,8 +31,7 @@ SECOND = 1_000_000_000
 UNITS = {"second": SECOND, "minute": 60 * SECOND, "hour": 3_600 * SECOND, "day": 86_400 * SECOND}
 
 
-@dataclass(frozen=True, slots=True)
-class Rate:
+class Rate(Struct, frozen=True):
     """So many in a unit of time; ``unit`` is one of UNITS."""
 
     count: int
@@ -67,8 +66,7 @@ class Rate:
         return (self.count - 1) * self.interval
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(Struct, frozen=True):
     """A token wanted from one bucket: of which limit, of whom, at which rate."""
 
     limit: str
@@ -76,8 +74,7 @@ class Claim:
     rate: Rate
 
 
-@dataclass(frozen=True, slots=True)
-class Shortage:
+class Shortage(Struct, frozen=True):
     """A bucket without a token, and the seconds until it has one."""
 
     claim: Claim

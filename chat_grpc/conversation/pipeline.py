@@ -6,9 +6,11 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeVar
+
+from msgspec.structs import replace
 
 from chat_grpc.cache import Cache, CachedAnswer
 from chat_grpc.conversation import ids, prompt, requests, rules
@@ -185,7 +187,9 @@ class Conversation:
             if key not in self._named:  # nobody came first meanwhile
                 break
             self._sessions.discard(session, request.session_id)
-        answering = Answering(request, session, self._new_message(request, session, key, digest), digest, sending)
+        answering = Answering(
+            request, session, self._new_message(request, session, sending.model, key, digest), digest, sending
+        )
         if key:  # others may join it from now on
             self._named[key] = answering
             self._begin(answering).add_done_callback(lambda _: self._named.pop(key, None))
@@ -224,12 +228,12 @@ class Conversation:
         max_tokens = request.options.max_tokens or self._max_tokens
         system = prompt.system_of(await self._system_prompt.text(), request.system)
         budget = prompt.budget_of(await self._contexts.window(model), max_tokens)
-        if not prompt.fits_by_far(request, None, (), system=system, budget=budget):
+        if not prompt.question_surely_fits(request.message, system=system, budget=budget):
             await self._tokens.load()
-        prompt.check_question(request.message, system=system, budget=budget, count=self._tokens.count)
+            prompt.check_question(request.message, system=system, budget=budget, count=self._tokens.count)
         return Sending(model, max_tokens, system, budget)
 
-    def _new_message(self, request: ChatRequest, session: Session, key: str, digest: str) -> Message:
+    def _new_message(self, request: ChatRequest, session: Session, model: str, key: str, digest: str) -> Message:
         now = datetime.now(UTC)
         return Message(
             id=ids.new_message_id(now),
@@ -238,7 +242,7 @@ class Conversation:
             request_id=request.request_id,
             message=request.message,
             created_at=now,
-            model=self._models.full_name(request.options.model),
+            model=model,
             request_key=key,
             request_digest=digest,
         )
@@ -308,21 +312,22 @@ class Conversation:
             answering.found = None
 
     async def _prompt(self, answering: Answering, found: Retrieved | None) -> Prompt:
-        sending, passages = answering.sending, found.passages if found else None
-        given = answering.request.history
-        exchanges = answering.session.exchanges if given is None else given
-        if not prompt.fits_by_far(answering.request, passages, exchanges, system=sending.system, budget=sending.budget):
-            await self._tokens.load()
-        return prompt.build(
+        sending, given = answering.sending, answering.request.history
+        build = partial(
+            prompt.build,
             answering.request,
-            passages,
-            exchanges,
+            found.passages if found else None,
+            answering.session.exchanges if given is None else given,
             system=sending.system,
             model=answering.request.options.model,
             max_tokens=sending.max_tokens,
             budget=sending.budget,
-            count=self._tokens.count,
         )
+        if (built := build(count=None)) is None:
+            await self._tokens.load()
+            built = build(count=self._tokens.count)
+            assert built is not None  # noqa: S101 (all could be counted)
+        return built
 
     async def _write(self, answering: Answering, asked: Prompt) -> None:
         """Have the answer written, or give the one that is being written for an equal request."""
@@ -356,10 +361,10 @@ class Conversation:
     async def _generate(self, answering: Answering, flight: Flight) -> CachedAnswer:
         """Have the answer written and passed on as it comes, and return the whole."""
         assert answering.prompt is not None  # noqa: S101 (_write has set it)
-        answering.message = replace(answering.message, model=answering.sending.model)
+        began = time.monotonic()
         try:
             opened = await self._open(answering, answering.prompt)
-            ending = await self._pass_on(answering, flight, opened)
+            ending = await self._pass_on(answering, flight, opened, began)
         except BaseException as error:
             cause = answering.cause(error)
             if not isinstance(cause, StorageUnavailable):  # then no model was asked
@@ -376,18 +381,18 @@ class Conversation:
 
     async def _open(self, answering: Answering, asked: Prompt) -> Opened:
         """Ask the models, and return the answer that one of them has begun."""
-        began = time.monotonic()
         opened = await self._models.begin(asked)
-        if isinstance(opened.first, str):
-            self._metrics.first_token(_provider(opened.model), time.monotonic() - began)
-        answering.message = replace(answering.message, model=opened.model)
         if opened.fallback:
+            answering.message = replace(answering.message, model=opened.model)
             self._metrics.fallback(_provider(answering.sending.model))
             answering.degraded += (Part.LLM,)
         return opened
 
-    async def _pass_on(self, answering: Answering, flight: Flight, opened: Opened) -> Ending:
-        """Give the readers each piece as it comes. What stands in the inner loop is paid for every token."""
+    async def _pass_on(self, answering: Answering, flight: Flight, opened: Opened, began: float) -> Ending:
+        """Give the readers each piece as it comes; ``began`` is when the models were asked.
+
+        What stands in the inner loop is paid for every token.
+        """
         piece = opened.first
         clock, last, gaps = time.monotonic, time.monotonic(), TokenGaps()
         try:
@@ -396,6 +401,7 @@ class Conversation:
                     flight.text.append(piece)
                     if (taking := answering.pass_text(piece)) is not None:
                         await taking
+                    self._metrics.first_token(_provider(opened.model), last - began)
                     async for piece in rest:
                         if not isinstance(piece, str):
                             break

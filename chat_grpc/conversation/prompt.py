@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from chat_grpc.domain import ChatRequest, Exchange, Passage
 from chat_grpc.errors import InvalidRequest, Violation
@@ -51,12 +52,17 @@ def budget_of(context: int, max_tokens: int) -> int:
     return context - min(max_tokens, context // 2) - context // MARGIN
 
 
+def question_surely_fits(question: str, *, system: str, budget: int) -> bool:
+    """Tell whether ``check_question`` will have nothing to count: so it is with nearly every question."""
+    return most(system) + most(question) + 2 * TURN_TOKENS <= budget
+
+
 def check_question(question: str, *, system: str, budget: int, count: Callable[[str], int]) -> None:
     """Raise InvalidRequest if a question does not fit a model's context.
 
     A question is never cut: what it asks may stand at its end.
     """
-    if most(system) + most(question) + 2 * TURN_TOKENS <= budget:
+    if question_surely_fits(question, system=system, budget=budget):
         return
     room = max(budget - count(system) - 2 * TURN_TOKENS, 0)
     if (tokens := count(question)) > room:
@@ -80,9 +86,9 @@ def build(
     model: str,
     max_tokens: int,
     budget: int,
-    count: Callable[[str], int],
-) -> Prompt:
-    """Return the prompt for one message.
+    count: Callable[[str], int] | None,
+) -> Prompt | None:
+    """Return the prompt for one message; None if something has to be counted for it, and ``count`` is None.
 
     The system prompt and the question are sent whole. Of what is left of the
     budget the passages take what they need, the best ones first, and then what
@@ -96,20 +102,22 @@ def build(
         model: the model's name.
         max_tokens: how long the answer may get where the request does not say.
         budget: how many tokens the prompt may have.
-        count: returns the tokens of a text.
+        count: returns the tokens of a text; needed only where not everything fits by far.
 
     Raises:
         InvalidRequest: the question alone is more than the budget.
     """
-    text = system
     given = [_as_data(passage) for passage in passages or ()]
     tags = [_tag(index, passage) for index, passage in enumerate(given, 1)]
     earlier = list(exchanges)
-    if _most_of(text, tags, earlier, request.message) > budget:
-        check_question(request.message, system=text, budget=budget, count=count)
-        room = budget - count(text) - count(request.message) - 2 * TURN_TOKENS
+    if _most_of(system, tags, earlier, request.message) > budget:
+        if count is None:
+            return None
+        check_question(request.message, system=system, budget=budget, count=count)
+        room = budget - count(system) - count(request.message) - 2 * TURN_TOKENS
         tags, room = _fitting_passages(given, room, count)
         earlier = _latest(earlier, room, count)
+    text = system
     if tags:
         text += "\n\n" + PASSAGES.format(passages="\n".join(tags))
     turns = [Turn("system", text)]
@@ -128,19 +136,6 @@ def build(
         temperature=request.options.temperature,
         deadline=request.deadline,
     )
-
-
-def fits_by_far(
-    request: ChatRequest,
-    passages: tuple[Passage, ...] | None,
-    exchanges: Iterable[Exchange],
-    *,
-    system: str,
-    budget: int,
-) -> bool:
-    """Tell whether ``build`` will have nothing to count: so it is with nearly every prompt and nearly every model."""
-    tags = [_tag(index, _as_data(passage)) for index, passage in enumerate(passages or (), 1)]
-    return _most_of(system, tags, list(exchanges), request.message) <= budget
 
 
 def _most_of(system: str, tags: Sequence[str], exchanges: Sequence[Exchange], question: str) -> int:

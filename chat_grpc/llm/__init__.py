@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from chat_grpc.domain import FinishReason, Passage, Usage
 from chat_grpc.errors import ModelError
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(Struct, frozen=True):
     """One message of a prompt; ``role`` is OpenAI's: system, user or assistant."""
 
     role: str
     content: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prompt:
+class Prompt(Struct, frozen=True, kw_only=True):
     """What a provider is asked to answer.
 
     ``turns`` is all that a model is sent. ``question`` and ``passages`` repeat
@@ -49,8 +48,7 @@ class Prompt:
             await asyncio.shield(self.kept)  # the keeping goes on for others
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(Struct, frozen=True):
     """How a provider's answer ended; ``usage`` is None when it reported none."""
 
     finish_reason: FinishReason
@@ -88,8 +86,7 @@ class Provider(Protocol):
         """Let go of connections."""
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(Struct, frozen=True):
     """An answer whose first piece has arrived.
 
     Attributes:

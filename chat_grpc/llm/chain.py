@@ -15,8 +15,10 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
+
+from msgspec.structs import replace
 
 from chat_grpc.errors import ModelBroke, ModelError, ModelTimeout, ModelUnavailable
 from chat_grpc.llm import Ending, Opened, Prompt, Provider

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from chat_grpc.rpc.interceptor import Context
 from chat_grpc.rpc.peer import client_address
 from chat_grpc.settings import Networks
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(Struct, frozen=True):
     """Where a call comes from, and how long its caller waits.
 
     Attributes:

@@ -57,7 +57,6 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None or handler_call_details.method.startswith("/grpc."):
             return handler
-        metadata = dict(handler_call_details.invocation_metadata or ())
         http = self._body_of(handler_call_details.method)
         # The stubs type these for grpc's threaded servers.
         method: Any = handler
@@ -65,13 +64,13 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         if method.unary_unary is not None:
             return _handler(
                 grpc.unary_unary_rpc_method_handler,
-                self._unary(method.unary_unary, metadata, http),
+                self._unary(method.unary_unary, http),
                 decode,
                 method.response_serializer,
             )
         return _handler(
             grpc.unary_stream_rpc_method_handler,
-            self._stream(method.unary_stream, metadata, http),
+            self._stream(method.unary_stream, http),
             decode,
             _serialize,
         )
@@ -82,18 +81,16 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     def _unary(
         self,
         method: Callable[[Any, Context], Awaitable[Message]],
-        metadata: dict[str, Any],
         http: ErrorBody | None,
     ) -> Callable[[Any, Context], Awaitable[Message]]:
         async def behaviour(request: Any, context: Context) -> Message:
-            return await self._guarded(method, request, context, metadata, http)
+            return await self._guarded(method, request, context, http)
 
         return behaviour
 
     def _stream(
         self,
         method: Callable[[Any, Context], AsyncGenerator[Message, None]],
-        metadata: dict[str, Any],
         http: ErrorBody | None,
     ) -> Callable[[Any, Context], Awaitable[None]]:
         async def write(request: Any, context: Context) -> None:
@@ -104,20 +101,20 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                     await context.write(response)
 
         async def behaviour(request: Any, context: Context) -> None:
-            await self._guarded(write, request, context, metadata, http)
+            await self._guarded(write, request, context, http)
 
         return behaviour
 
-    async def _guarded(  # noqa: RET503 (abort() raises)
+    async def _guarded(
         self,
         method: Callable[[Any, Context], Awaitable[T]],
         request: Any,
         context: Context,
-        metadata: dict[str, Any],
         http: ErrorBody | None,
     ) -> T:
-        with self._in_flight.call():
-            request_id = _begin(metadata)
+        task = self._in_flight.enter()
+        try:
+            request_id = _begin(context)
             try:
                 self._in_flight.admit()
                 _check(request)
@@ -128,6 +125,8 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             # The id may have been replaced by one that the request holds.
             status = to_status(failure, call.request_id() or request_id, http)
             await context.abort(status.code, status.message, status.trailers)
+        finally:
+            self._in_flight.leave(task)
 
 
 def _serialize(message: Message | bytes) -> bytes:
@@ -140,9 +139,9 @@ def _handler(kind: Any, *parts: Any) -> Handler:
     return handler
 
 
-def _begin(metadata: dict[str, Any]) -> str:
+def _begin(context: Context) -> str:
     """Name the call: by the caller's x-request-id if it is fit to be logged, else anew."""
-    given = metadata.get("x-request-id", "")
+    given = next((str(value) for name, value in context.invocation_metadata() or () if name == "x-request-id"), "")
     by_caller = is_request_id(given)
     request_id = given if by_caller else uuid.uuid4().hex
     call.set_request_id(request_id, by_caller=by_caller)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
@@ -36,20 +35,20 @@ class InFlight:
         """How many there are."""
         return len(self._tasks)
 
-    @contextmanager
-    def call(self) -> Iterator[None]:
-        """Count the current task as a call."""
+    def enter(self) -> asyncio.Task[Any]:
+        """Count the current task as a call, and return it: ``leave`` is owed for it."""
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("a call is answered in a task")
         self._tasks.add(task)
         self._idle.clear()
-        try:
-            yield
-        finally:
-            self._tasks.discard(task)
-            if not self._tasks:
-                self._idle.set()
+        return task
+
+    def leave(self, task: asyncio.Task[Any]) -> None:
+        """Count a task no more."""
+        self._tasks.discard(task)
+        if not self._tasks:
+            self._idle.set()
 
     def close(self) -> None:
         """Take no more calls."""

@@ -51,6 +51,7 @@ class ObservingInterceptor(grpc.aio.ServerInterceptor):
         self._metrics = metrics
         self._tracer = tracer
         self._log_content = log_content
+        self._observed: dict[str, Handler] = {}
 
     async def intercept_service(
         self,
@@ -58,19 +59,26 @@ class ObservingInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
         """Return the method's handler, observed."""
-        handler: Any = await continuation(handler_call_details)
+        # What is known of a method stays true, and looking it up anew is a good part of what a call costs.
+        if (observed := self._observed.get(handler_call_details.method)) is not None:
+            return observed
+        handler = await continuation(handler_call_details)
         if handler is None or handler_call_details.method.startswith("/grpc."):
-            return handler  # type: ignore[no-any-return]  # the stubs type handlers for grpc's threaded servers
-        method = handler_call_details.method[1:]
-        metadata = dict(handler_call_details.invocation_metadata or ())
+            return handler
+        observed = self._observed[handler_call_details.method] = self._observing(
+            handler_call_details.method[1:], handler
+        )
+        return observed
+
+    def _observing(self, method: str, handler: Any) -> Handler:
         # Streams too are plain coroutines by now: ErrorInterceptor writes them itself.
         kind = "unary_unary" if handler.unary_unary is not None else "unary_stream"
         behaviour = getattr(handler, kind)
 
         async def observed(request: Any, context: Context) -> Any:
-            return await self._observe(method, behaviour, request, context, metadata)
+            return await self._observe(method, behaviour, request, context)
 
-        return handler._replace(**{kind: observed})  # type: ignore[no-any-return]  # (as above)
+        return handler._replace(**{kind: observed})  # type: ignore[no-any-return]  # the stubs type handlers for grpc's threaded servers
 
     async def _observe(
         self,
@@ -78,26 +86,27 @@ class ObservingInterceptor(grpc.aio.ServerInterceptor):
         behaviour: Callable[[Any, Context], Awaitable[Any]],
         request: Any,
         context: Context,
-        metadata: dict[str, Any],
     ) -> Any:
         began = time.perf_counter()
         call = telling.begin_call()
         code = OK
         tracer = UNTRACED if method in QUIET else self._tracer
-        with telling.tracing(telling.read_trace(metadata.get("traceparent", ""), metadata.get("tracestate", ""))):
-            span = tracer.begin(method, "server")
-            with tracer.enter(span):
-                try:
-                    return await behaviour(request, context)
-                except BaseException as error:
-                    code = _code(context, error, call)
-                    raise
-                finally:
-                    self._count(method, code, time.perf_counter() - began, call)
-                    self._log(method, code, time.perf_counter() - began, call)
-                    if tracer.active:
-                        _tell(span, method, code, call)
-                    span.end()
+        metadata: dict[str, Any] = dict(context.invocation_metadata() or ())
+        if "traceparent" in metadata:  # the task is this call's, and so is what is set here
+            telling.set_trace(telling.read_trace(metadata["traceparent"], metadata.get("tracestate", "")))
+        span = tracer.begin(method, "server")
+        with tracer.enter(span):
+            try:
+                return await behaviour(request, context)
+            except BaseException as error:
+                code = _code(context, error, call)
+                raise
+            finally:
+                self._count(method, code, time.perf_counter() - began, call)
+                self._log(method, code, time.perf_counter() - began, call)
+                if tracer.active:
+                    _tell(span, method, code, call)
+                span.end()
 
     def _count(self, method: str, code: str, seconds: float, call: telling.Call) -> None:
         self._metrics.call_ended(method, code, seconds)

@@ -101,6 +101,11 @@ def trace() -> Trace | None:
     return _trace.get()
 
 
+def set_trace(place: Trace | None) -> None:
+    """Be at a place of a trace from now on, in this task."""
+    _trace.set(place)
+
+
 @contextmanager
 def tracing(place: Trace | None) -> Iterator[None]:
     """Be at a place of a trace until the end of the block."""

@@ -10,8 +10,9 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import replace
 from types import TracebackType
+
+from msgspec.structs import replace
 
 from chat_grpc.cache import Cache, CachedAnswer
 from chat_grpc.domain import Message, Passage
