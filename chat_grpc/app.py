@@ -8,7 +8,6 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -25,6 +24,7 @@ from chat_grpc.conversation.health import HealthReporter
 from chat_grpc.conversation.history import History
 from chat_grpc.conversation.limits import Rate
 from chat_grpc.conversation.pipeline import Conversation
+from chat_grpc.conversation.retention import Retention
 from chat_grpc.conversation.sessions import Sessions
 from chat_grpc.conversation.system_prompt import SystemPrompt
 from chat_grpc.errors import ChatError
@@ -42,7 +42,7 @@ from chat_grpc.rpc.observer import ObservingInterceptor
 from chat_grpc.rpc.reflection import add_reflection
 from chat_grpc.rpc.servicers import ChatServicer, HealthServicer, HistoryServicer
 from chat_grpc.settings import Settings
-from chat_grpc.storage.sqlite import SQLiteStorage
+from chat_grpc.storage.opening import open_storage
 from chat_grpc.telemetry import logs
 from chat_grpc.telemetry.measured import MeasuredCache, MeasuredRetriever, MeasuredStorage, TracedModels
 from chat_grpc.telemetry.metrics import Metrics
@@ -116,9 +116,9 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
         tracer = open_tracer(settings)
         stack.push_async_callback(tracer.close)
         metrics = Metrics(place.provider for place in lineup(settings))
-        sqlite = await SQLiteStorage.open(Path(settings.database_url.partition("///")[2]))
-        stack.push_async_callback(sqlite.close)
-        storage = MeasuredStorage(sqlite, metrics, tracer)
+        store = await open_storage(settings)
+        stack.push_async_callback(store.close)
+        storage = MeasuredStorage(store, metrics, tracer)
         memvid = MemvidRetriever(settings.memvid_grpc_url, timeout=settings.memvid_timeout)
         stack.push_async_callback(memvid.close)
         retriever = MeasuredRetriever(memvid, metrics, tracer)
@@ -148,6 +148,10 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
             metrics=metrics,
         )
         stack.push_async_callback(conversation.close)
+        if settings.retention_days:
+            retention = Retention(storage, sessions, days=settings.retention_days, metrics=metrics)
+            stack.push_async_callback(retention.close)
+            retention.start()
         metrics.breakers(chain.states)
         metrics.gauge("chat_grpc_streams_open", "Messages that are being answered.", lambda: admission.streams)
         metrics.gauge("chat_grpc_streams_waiting", "Messages that wait for their turn.", lambda: admission.waiting)
