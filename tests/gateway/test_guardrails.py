@@ -65,7 +65,7 @@ async def test_a_refusal_on_every_route(http: aiohttp.ClientSession, model: Upst
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_refusal_in_openais_form(http: aiohttp.ClientSession, model: Upstream, stream: bool) -> None:
+async def test_a_refusal_in_openais_form(http: aiohttp.ClientSession, model: Upstream, *, stream: bool) -> None:
     messages = [{"role": "user", "content": ATTACK}]
     async with posted(http, "/v1/chat/completions", messages=messages, model="default", stream=stream) as response:
         if stream:
@@ -97,7 +97,7 @@ async def test_a_leak_ends_the_answer_and_not_the_stream(http: aiohttp.ClientSes
     async with posted(http, "/api/v1/chat", message="How?") as response:
         events = await events_of(response)
     text = "".join(event["content"] for event in events if event["type"] == "token")
-    assert text.startswith("Here: sk-")
+    assert text.startswith("Here: ")
     assert KEY[:12] not in text
     assert "withheld" in text
     assert "and more" not in text
