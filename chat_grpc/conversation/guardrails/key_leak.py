@@ -47,7 +47,10 @@ class KeyLeak:
     def look(self, text: str, _squeezed: bytes, question: str, /) -> Found | None:
         """See OutputRule."""
         bare, places = _bare(text)
-        if not any(prefix in bare for prefix in _PREFIXES):
+        for prefix in _PREFIXES:
+            if prefix in bare:
+                break
+        else:
             return None
         for key in _KEY.finditer(bare):
             if _is_random(key[0]) and key[0] not in question:
@@ -99,6 +102,8 @@ class TokenLeak:
 
 def _bare(text: str) -> tuple[str, range | list[int]]:
     """Return a text without emphasis, and where in it each character stood."""
+    if text.isascii() and "*" not in text and "`" not in text and "~" not in text:  # thrice as quick as isdisjoint
+        return text, range(len(text) + 1)
     if _EMPHASIS.isdisjoint(text):
         return text, range(len(text) + 1)
     places = [place for place, character in enumerate(text) if character not in _EMPHASIS]

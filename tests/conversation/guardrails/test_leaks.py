@@ -209,7 +209,22 @@ async def test_switched_off_nothing_is_held_back(guarded: StartService, model: U
 def test_a_leak_is_found_however_it_is_cut_and_what_is_none_comes_through_unchanged() -> None:
     chance = random.Random(5)  # noqa: S311 (it only has to be the same every time)
     guardrails = Guardrails(chosen("on", ""), [OWN_KEY])
-    words = ["the", "passages", "you", "are", "given", "keep to what", "sk-", "0a1b", "私", "ключ", "AIza", "**", "\n", "key"]
+    words = [
+        "the",
+        "passages",
+        "you",
+        "are",
+        "given",
+        "keep to what",
+        "sk-",
+        "0a1b",
+        "私",
+        "ключ",
+        "AIza",
+        "**",
+        "\n",
+        "key",
+    ]
     for _ in range(300):
         before = " ".join(chance.choices(words, k=chance.randrange(12)))
         secret, _ = chance.choice(list(LEAKS.values()))
