@@ -8,7 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import uvloop
@@ -20,6 +20,7 @@ from chat_grpc._gen.chat.v1 import health_pb2_grpc as chat_health_pb2_grpc
 from chat_grpc._gen.gateway.v1 import docs_pb2_grpc, gateway_pb2_grpc, metrics_pb2_grpc, openai_pb2_grpc, web_pb2_grpc
 from chat_grpc.cache.memory import MemoryCache
 from chat_grpc.conversation.admission import Admission
+from chat_grpc.conversation.guardrails.table import chosen as chosen_rules
 from chat_grpc.conversation.health import HealthReporter
 from chat_grpc.conversation.history import History
 from chat_grpc.conversation.limits import Rate
@@ -41,7 +42,7 @@ from chat_grpc.rpc.lifecycle import InFlight, serve_until_signalled
 from chat_grpc.rpc.observer import ObservingInterceptor
 from chat_grpc.rpc.reflection import add_reflection
 from chat_grpc.rpc.servicers import ChatServicer, HealthServicer, HistoryServicer
-from chat_grpc.settings import Settings
+from chat_grpc.settings import Settings, secrets
 from chat_grpc.storage.opening import open_storage
 from chat_grpc.telemetry import logs
 from chat_grpc.telemetry.measured import MeasuredCache, MeasuredRetriever, MeasuredStorage, TracedModels
@@ -54,6 +55,9 @@ from gateway.openai_errors import openai_body
 from gateway.openai_servicer import OpenAIServicer
 from gateway.servicer import GatewayServicer
 from gateway.web import WebServicer
+
+if TYPE_CHECKING:
+    from chat_grpc.conversation.guardrails.guard import Guardrails
 
 log = logs.get(__name__)
 
@@ -133,6 +137,7 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
         stack.push_async_callback(memory.close)
         sessions = Sessions(storage, ttl=settings.session_ttl, turns=settings.session_turns)
         admission = _admission(settings)
+        guardrails = _guardrails(settings)
         conversation = Conversation(
             models=models,
             retriever=retriever,
@@ -140,6 +145,7 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
             sessions=sessions,
             cache=MeasuredCache(memory, metrics),
             admission=admission,
+            guardrails=guardrails,
             system_prompt=system_prompt,
             contexts=Contexts(catalog, configured=settings.llm_context),
             tokens=tokens,
@@ -158,7 +164,7 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
         metrics.gauge("chat_grpc_sessions_active", "Conversations that have not ended.", lambda: len(sessions))
         yield Parts(
             settings,
-            (models.open, prices.preload, system_prompt.text),
+            (models.open, prices.preload, system_prompt.text, *([guardrails.open] if guardrails else [])),
             conversation,
             History(storage, sessions),
             HealthReporter(retriever=retriever, models=models, storage=storage, sessions=sessions),
@@ -178,6 +184,15 @@ def _admission(settings: Settings) -> Admission:
         queue_length=settings.queue_length,
         queue_seconds=settings.queue_seconds,
     )
+
+
+def _guardrails(settings: Settings) -> Guardrails | None:
+    rules = chosen_rules(settings.guardrails, settings.guardrails_skip)
+    if not rules:
+        return None
+    from chat_grpc.conversation.guardrails.guard import Guardrails
+
+    return Guardrails(rules, secrets(settings))
 
 
 def bind(parts: Parts, address: str, in_flight: InFlight) -> tuple[grpc.aio.Server, health.aio.HealthServicer, int]:

@@ -120,8 +120,19 @@ class Retrieved:
 
 
 @dataclass(frozen=True, slots=True)
+class SuggestedQuestion:
+    """A question worth asking."""
+
+    question: str
+    category: str = "general"
+
+
+@dataclass(frozen=True, slots=True)
 class Completed:
-    """The whole answer was written and kept. ``model`` is provider/model."""
+    """The whole answer was written and kept. ``model`` is provider/model.
+
+    ``suggested_questions`` is what may be asked instead, where a guardrail refused the message or withheld text.
+    """
 
     message_id: str
     session_id: str
@@ -131,6 +142,7 @@ class Completed:
     usage: Usage
     cached: bool = False
     degraded: tuple[Part, ...] = ()
+    suggested_questions: tuple[SuggestedQuestion, ...] = ()
 
 
 Event = Started | Retrieved | str | Completed
@@ -143,6 +155,8 @@ class Message:
 
     ``request_key`` names the request within its caller's, "" when the caller did
     not name it; ``request_digest`` tells equal requests from others of that name.
+    ``error_reason`` of a completed message names the guardrail that refused it or
+    withheld text.
     """
 
     id: str
@@ -163,11 +177,3 @@ class Message:
     passages: tuple[Passage, ...] = ()
     request_key: str = ""
     request_digest: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class SuggestedQuestion:
-    """A question worth asking."""
-
-    question: str
-    category: str = "general"

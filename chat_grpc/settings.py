@@ -13,6 +13,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
+from urllib.parse import unquote
 
 import msgspec
 from msgspec import Meta
@@ -245,6 +246,14 @@ class Settings:
         "the proxies that are believed when they say whose call they pass on, comma-separated; none: nobody",
         example="127.0.0.0/8,::1",
     )
+    guardrails: Literal["on", "all", "off"] = setting(
+        "on",
+        "which guardrails check messages and answers: on (those that refuse nothing innocent), all or off",
+        example="all",
+    )
+    guardrails_skip: str = setting(
+        "", "ids of guardrails to switch off, comma-separated", example="injection.reveal,leak.key"
+    )
     grpc_host: Host = setting("127.0.0.1", "the address the server listens on", example="127.0.0.1")
     grpc_port: Port = setting(50052, "the port the server listens on", example="50052")
     http_host: Host = setting("127.0.0.1", "the address Envoy listens on", example="127.0.0.1")
@@ -324,6 +333,20 @@ def names(field: dataclasses.Field[Any]) -> Iterator[str]:
     yield from field.metadata["aliases"]
 
 
+def secrets(settings: Settings) -> list[str]:
+    """Return every key and password that the settings hold, also those that stand in addresses."""
+    values = [getattr(settings, field.name) for field in dataclasses.fields(Settings)]
+    texts = [value.reveal() if isinstance(value, Secret) else _password_of(value) for value in values]
+    return [text for text in texts if text]
+
+
+def _password_of(value: object) -> str:
+    if not isinstance(value, str) or "://" not in value:
+        return ""
+    login, at, _ = value.partition("://")[2].partition("/")[0].rpartition("@")
+    return unquote(login.partition(":")[2]) if at else ""
+
+
 def unknown(environ: Mapping[str, str] = os.environ) -> list[str]:
     """Return the CHAT_ variables that are no setting: most likely misspelt."""
     known = {name for field in dataclasses.fields(Settings) for name in names(field)}
@@ -332,9 +355,13 @@ def unknown(environ: Mapping[str, str] = os.environ) -> list[str]:
 
 def _contradictions(settings: Settings) -> Iterator[str]:
     """Yield the faults that no single value has."""
+    from chat_grpc.conversation.guardrails.table import RULES
+    from chat_grpc.conversation.guardrails.table import unknown as unknown_rules
     from chat_grpc.llm.lineup import faults
 
     yield from faults(settings)
+    for rule in unknown_rules(settings.guardrails_skip):
+        yield f"CHAT_GUARDRAILS_SKIP: {rule!r} is no guardrail; those are {', '.join(RULES)}"
 
 
 def _is_choice(hint: Any) -> bool:

@@ -179,6 +179,13 @@ class Extras(Struct, kw_only=True):
     model: Annotated[str, Meta(description="provider/model that wrote the answer")] | UnsetType = UNSET
     cached: bool | UnsetType = UNSET
     degraded: Annotated[list[str], Meta(description="the parts that were missing")] | UnsetType = UNSET
+    suggested_questions: (
+        Annotated[
+            list[str],
+            Meta(description="what may be asked instead, where a guardrail refused the message or withheld text"),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class Usage(Struct):

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from chat_grpc.conversation.log import Log, Place
 from chat_grpc.conversation.sessions import Session
-from chat_grpc.domain import ChatRequest, Event, Message, Part, Retrieved
+from chat_grpc.domain import ChatRequest, Event, Message, Part, Retrieved, SuggestedQuestion
 from chat_grpc.errors import Draining
 from chat_grpc.llm import Prompt
 
@@ -25,12 +25,14 @@ class Sending:
     Attributes:
         model: the full name of the first choice.
         max_tokens: how long the answer may get.
-        system: what the model is told to be.
+        own: what the service itself tells the model to be.
+        system: what the model is told to be, the caller's word included.
         budget: how many tokens the prompt may have.
     """
 
     model: str
     max_tokens: int
+    own: str
     system: str
     budget: int
 
@@ -52,6 +54,8 @@ class Answering:
         prompt: what a model was sent, once one has been asked.
         pieces: the text so far.
         degraded: the parts that were missing.
+        guardrail: the id of the rule that refused the message or withheld the answer's rest; "" if none did.
+        suggested: what may be asked instead, then.
         abandoned: its readers have left, and it goes on only for others.
     """
 
@@ -67,6 +71,7 @@ class Answering:
         "degraded",
         "digest",
         "found",
+        "guardrail",
         "kept",
         "key",
         "message",
@@ -76,6 +81,7 @@ class Answering:
         "searching",
         "sending",
         "session",
+        "suggested",
         "task",
     )
 
@@ -93,6 +99,8 @@ class Answering:
         self.prompt: Prompt | None = None
         self.pieces: list[str] = []
         self.degraded: tuple[Part, ...] = ()
+        self.guardrail = ""
+        self.suggested: tuple[SuggestedQuestion, ...] = ()
         self.abandoned = False
         self.task: asyncio.Task[None] | None = None
         self._events: Log[Event] = Log()

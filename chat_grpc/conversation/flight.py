@@ -46,12 +46,14 @@ class Flight:
     The request that began it is its pilot; equal ones that came later follow.
     """
 
-    __slots__ = ("_followers", "_on_empty", "answer", "handing_since", "text")
+    __slots__ = ("_followers", "_on_empty", "answer", "guardrail", "handing_since", "text")
 
     def __init__(self) -> None:
         self.text: Log[str] = Log()
         self.answer: CachedAnswer | None = None
         """The whole answer, once the model has ended."""
+        self.guardrail = ""
+        """The id of the rule that withheld the rest of it, if one did."""
         self.handing_since: float | None = None
         """Since when (time.monotonic()) the pilot's reader is handed a piece of text, which holds everything up."""
         self._followers = 0

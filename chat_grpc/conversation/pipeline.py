@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from chat_grpc.cache import Cache, CachedAnswer
 from chat_grpc.conversation import ids, prompt, requests, rules
 from chat_grpc.conversation.admission import Admission
 from chat_grpc.conversation.answering import Answering, Direct, Sending
 from chat_grpc.conversation.flight import Flight, Flights, key_of
+from chat_grpc.conversation.guardrails import Side, Withheld, refusal
+from chat_grpc.conversation.guardrails.table import reason_of
 from chat_grpc.conversation.sessions import Session, Sessions
 from chat_grpc.conversation.system_prompt import SystemPrompt
 from chat_grpc.domain import (
@@ -51,6 +53,10 @@ from chat_grpc.telemetry import context, logs
 from chat_grpc.telemetry.metrics import Metrics
 from chat_grpc.telemetry.tokens import TokenGaps
 
+if TYPE_CHECKING:  # its patterns are compiled only where guardrails are on
+    from chat_grpc.conversation.guardrails.guard import Guardrails
+    from chat_grpc.conversation.guardrails.stream import AnswerGuard
+
 log = logs.get(__name__)
 
 T = TypeVar("T")
@@ -72,6 +78,7 @@ class Conversation:
         sessions: which conversations go on.
         cache: answers of earlier, equal requests.
         admission: who may ask, how often.
+        guardrails: what must not go to a model, or come from it; None checks nothing.
         system_prompt: what the model is told to be.
         contexts: how much a model reads at once.
         tokens: what counts them.
@@ -89,6 +96,7 @@ class Conversation:
         sessions: Sessions,
         cache: Cache,
         admission: Admission,
+        guardrails: Guardrails | None,
         system_prompt: SystemPrompt,
         contexts: Contexts,
         tokens: TokenCounter,
@@ -102,6 +110,8 @@ class Conversation:
         self._sessions = sessions
         self._cache = cache
         self._admission = admission
+        self._guardrails = guardrails
+        self._suggestions = refusal.Suggestions(retriever)
         self._system_prompt = system_prompt
         self._contexts = contexts
         self._tokens = tokens
@@ -186,6 +196,8 @@ class Conversation:
                 break
             self._sessions.discard(session, request.session_id)
         answering = Answering(request, session, self._new_message(request, session, key, digest), digest, sending)
+        if self._guardrails is not None:
+            answering.guardrail = self._guardrails.refusing(request.message)
         if key:  # others may join it from now on
             self._named[key] = answering
             self._begin(answering).add_done_callback(lambda _: self._named.pop(key, None))
@@ -222,12 +234,13 @@ class Conversation:
         """
         model = self._models.full_name(request.options.model)
         max_tokens = request.options.max_tokens or self._max_tokens
-        system = prompt.system_of(await self._system_prompt.text(), request.system)
+        own = await self._system_prompt.text()
+        system = prompt.system_of(own, request.system)
         budget = prompt.budget_of(await self._contexts.window(model), max_tokens)
         if not prompt.fits_by_far(request, None, (), system=system, budget=budget):
             await self._tokens.load()
         prompt.check_question(request.message, system=system, budget=budget, count=self._tokens.count)
-        return Sending(model, max_tokens, system, budget)
+        return Sending(model, max_tokens, own, system, budget)
 
     def _new_message(self, request: ChatRequest, session: Session, key: str, digest: str) -> Message:
         now = datetime.now(UTC)
@@ -263,12 +276,18 @@ class Conversation:
     def _search(self, answering: Answering) -> asyncio.Task[Retrieved | None] | None:
         """Begin to look for passages, if they are wanted."""
         request = answering.request
-        if request.options.retrieval and answering.searching is None:
+        if request.options.retrieval and answering.searching is None and not answering.guardrail:
             answering.searching = asyncio.ensure_future(self._retrieve(request))
         return answering.searching
 
     async def _look(self, answering: Answering) -> Prompt | None:
-        """Return what a model is to be asked; None if the cache held the answer, which is given and kept then."""
+        """Return what a model is to be asked; None if it is not, and an answer has been given and kept.
+
+        That is so if the cache held the answer, or a guardrail refuses the message.
+        """
+        if answering.guardrail:
+            await self._refuse(answering)
+            return None
         searching = self._search(answering)
         found = await searching if searching else Retrieved((), 0)
         answering.found = found or Retrieved((), 0)
@@ -308,7 +327,7 @@ class Conversation:
     async def _prompt(self, answering: Answering, found: Retrieved | None) -> Prompt:
         sending, passages = answering.sending, found.passages if found else None
         given = answering.request.history
-        exchanges = answering.session.exchanges if given is None else given
+        exchanges = answering.session.exchanges if given is None else self._harmless(given)
         if not prompt.fits_by_far(answering.request, passages, exchanges, system=sending.system, budget=sending.budget):
             await self._tokens.load()
         return prompt.build(
@@ -321,6 +340,26 @@ class Conversation:
             budget=sending.budget,
             count=self._tokens.count,
         )
+
+    def _harmless(self, history: Sequence[Exchange]) -> Sequence[Exchange]:
+        """Leave out what a guardrail refuses: its callers keep it, and would send it to the model after all."""
+        if self._guardrails is None:
+            return history
+        return [said for said in history if not self._guardrails.refusing(said.message)]
+
+    async def _refuse(self, answering: Answering) -> None:
+        """Answer a message, in place of a model, that a guardrail refuses."""
+        self._note(answering, Side.INPUT)
+        answering.suggested = await self._suggestions.questions()
+        answering.found = Retrieved((), 0)
+        text = refusal.refusal_of(answering.suggested)
+        refused = CachedAnswer(text, refusal.MODEL, FinishReason.CONTENT_FILTER, Usage(0, 0, 0, 0.0))
+        await self._complete(answering, refused, cached=False)
+
+    def _note(self, answering: Answering, side: Side) -> None:
+        """Count that a guardrail refused a message or withheld an answer."""
+        self._metrics.guardrail(answering.guardrail, side)
+        log.info("refused by a guardrail", message_id=answering.message.id, rule=answering.guardrail, side=side)
 
     async def _write(self, answering: Answering, asked: Prompt) -> None:
         """Have the answer written, or give the one that is being written for an equal request."""
@@ -367,6 +406,9 @@ class Conversation:
         usage = ending.usage or self._estimated(answering)
         usage = replace(usage, cost_usd=await self._prices.cost(opened.model, usage))
         self._metrics.answer_ended("completed", _provider(opened.model), usage)
+        if answering.guardrail:
+            answering.suggested = await self._suggestions.questions()
+            _say(answering, flight, refusal.withheld_of(answering.suggested))
         return CachedAnswer(
             text="".join(answering.pieces), model=opened.model, finish_reason=ending.finish_reason, usage=usage
         )
@@ -383,22 +425,28 @@ class Conversation:
             answering.degraded += (Part.LLM,)
         return opened
 
-    async def _pass_on(self, answering: Answering, flight: Flight, opened: Opened) -> Ending:
+    # In two, each token would pass through another frame.
+    async def _pass_on(self, answering: Answering, flight: Flight, opened: Opened) -> Ending:  # noqa: C901, PLR0912
         """Give the readers each piece as it comes. What stands in the inner loop is paid for every token."""
         piece = opened.first
+        guard = self._guard_of(answering)
+        look = guard.look if guard else None
         clock, last, gaps = time.monotonic, time.monotonic(), TokenGaps()
         try:
             async with aclosing(opened.rest) as rest:
                 if isinstance(piece, str):
-                    flight.text.append(piece)
-                    if (taking := answering.pass_text(piece)) is not None:
-                        await taking
+                    if text := look(piece) if look else piece:
+                        flight.text.append(text)
+                        if (taking := answering.pass_text(text)) is not None:
+                            await taking
                     async for piece in rest:
                         if not isinstance(piece, str):
                             break
                         now = clock()
                         gaps.add(now - last)
                         last = now
+                        if look is not None and not (piece := look(piece)):
+                            continue  # all of it is held back
                         flight.text.append(piece)
                         if flight.followed:
                             answering.say_text(piece)
@@ -410,15 +458,30 @@ class Conversation:
                     raise ModelBroke(
                         "the provider ended without an ending", provider=_provider(opened.model), stage="stream"
                     )
+                if guard is not None and (held := guard.end()):
+                    _say(answering, flight, held)
                 async for _ in rest:  # to its end, so that its connection can be used again
                     pass
         except ModelError as error:
             opened.failed(error)
             raise
+        except Withheld as leak:  # leaving the block above has ended the upstream request
+            if leak.before:
+                _say(answering, flight, leak.before)
+            answering.guardrail = flight.guardrail = leak.rule
+            self._note(answering, Side.OUTPUT)
+            piece = Ending(FinishReason.CONTENT_FILTER, None)
         finally:
             self._metrics.merge_gaps(gaps)
         opened.succeeded()
         return piece
+
+    def _guard_of(self, answering: Answering) -> AnswerGuard | None:
+        """Return what looks at an answer while it is passed on, if anything does."""
+        if self._guardrails is None:
+            return None
+        told = (answering.sending.own, prompt.PASSAGES.partition("\n")[0])
+        return self._guardrails.answer(told, answering.request.message)
 
     async def _follow(self, answering: Answering, flight: Flight) -> None:
         """Give the answer that is being written for an equal request."""
@@ -427,6 +490,9 @@ class Conversation:
             async for piece in pieces:
                 answering.say_text(piece)
         assert flight.answer is not None  # noqa: S101 (set before the text was closed)
+        if flight.guardrail:
+            answering.guardrail = flight.guardrail
+            answering.suggested = await self._suggestions.questions()
         await self._complete(answering, flight.answer, cached=True)
 
     def _abandon(self, answering: Answering, flight: Flight, key: str) -> bool:
@@ -456,7 +522,7 @@ class Conversation:
         answering.say(Started(kept.id, kept.session_id, kept.request_id))
         answering.say(Retrieved(kept.passages, 0))
         answering.say_text(kept.answer)
-        answering.say(_completed(kept))
+        answering.say(_completed(kept, await self._suggestions.questions() if kept.error_reason else ()))
 
     async def _retrieve(self, request: ChatRequest) -> Retrieved | None:
         """Return the passages, or None when the memory is missing."""
@@ -478,6 +544,7 @@ class Conversation:
             answer=answer.text,
             model=answer.model,
             finish_reason=answer.finish_reason,
+            error_reason=reason_of(answering.guardrail) if answering.guardrail else "",
             # An answer that was written for somebody else is not paid for again.
             usage=replace(answer.usage, cost_usd=0.0) if cached else answer.usage,
             completed_at=datetime.now(UTC),
@@ -491,14 +558,15 @@ class Conversation:
             await asyncio.shield(self._track(asyncio.ensure_future(self._storage.settle(settled))))
         answering.message = settled
         self._metrics.message_ended(settled.status)
-        answering.session.exchanges.append(Exchange(settled.message, settled.answer))
+        if not answering.guardrail:  # else a model would be sent it with the next message
+            answering.session.exchanges.append(Exchange(settled.message, settled.answer))
         log.debug(
             "answered", message_id=settled.id, model=settled.model, tokens=answer.usage.total_tokens, cached=cached
         )
         if at_once:
             self._say_found(answering)
             answering.say_text(answer.text)
-        answering.say(_completed(settled))
+        answering.say(_completed(settled, answering.suggested))
 
     async def _settle_failure(self, answering: Answering, error: BaseException) -> None:
         """Keep how a message ended that was not completed."""
@@ -568,7 +636,13 @@ def _provider(model: str) -> str:
     return model.partition("/")[0]
 
 
-def _completed(message: Message) -> Completed:
+def _say(answering: Answering, flight: Flight, text: str) -> None:
+    """Give a piece of text to the reader, and to those who follow."""
+    answering.say_text(text)
+    flight.text.append(text)
+
+
+def _completed(message: Message, suggested: tuple[SuggestedQuestion, ...]) -> Completed:
     assert message.finish_reason is not None  # noqa: S101 (completed messages have one)
     assert message.usage is not None  # noqa: S101 (and were counted)
     return Completed(
@@ -580,4 +654,5 @@ def _completed(message: Message) -> Completed:
         message.usage,
         cached=message.cached,
         degraded=message.degraded,
+        suggested_questions=suggested,
     )

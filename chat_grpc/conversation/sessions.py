@@ -96,6 +96,7 @@ class Sessions:
         exchanges = (
             Exchange(message.message, message.answer)
             for message in reversed(messages)
-            if message.status is Status.COMPLETED
+            # A completed message with a reason was refused by a guardrail: no model is to be sent it.
+            if message.status is Status.COMPLETED and not message.error_reason
         )
         return Session(session_id, messages[0].user_id, deque(exchanges, maxlen=self._turns))

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from chat_grpc import __version__
+from chat_grpc.conversation.guardrails import Side
+from chat_grpc.conversation.guardrails.table import RULES
 from chat_grpc.domain import Status, Usage
 from chat_grpc.telemetry.series import Counter, Family, Histogram, Kind
 from chat_grpc.telemetry.tokens import GAP_BOUNDS, TokenGaps
@@ -99,6 +101,12 @@ class Metrics:
             ("limit",),
             [(limit,) for limit in LIMITS],
         )
+        self._guardrails = Counter(
+            "chat_grpc_guardrail_refusals_total",
+            "Messages refused (input), and answers whose rest was withheld (output), by the rule that did it.",
+            ("rule", "side"),
+            [(rule, side) for rule, (side, _) in RULES.items()],
+        )
         self._memvid = Histogram(
             "chat_grpc_memvid_request_duration_seconds",
             "Time of the calls to memvid.",
@@ -125,6 +133,7 @@ class Metrics:
             self._followers,
             self._fallbacks,
             self._refusals,
+            self._guardrails,
             self._memvid,
             self._storage,
             self._expired,
@@ -185,6 +194,10 @@ class Metrics:
     def refused(self, limit: str) -> None:
         """A message was refused, by the name of the limit that was reached."""
         self._refusals.add(limit)
+
+    def guardrail(self, rule: str, side: Side) -> None:
+        """A guardrail refused a message, or withheld the rest of an answer."""
+        self._guardrails.add(rule, side)
 
     def memvid(self, operation: str, seconds: float, outcome: str) -> None:
         """A call to memvid ended: ok, timeout, unavailable or cancelled."""

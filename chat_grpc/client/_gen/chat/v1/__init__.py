@@ -411,6 +411,13 @@ class Completed(betterproto2.Message):
     degraded lists the parts that were missing while this was answered.
     """
 
+    suggested_questions: "list[SuggestedQuestion]" = betterproto2.field(9, betterproto2.TYPE_MESSAGE, repeated=True)
+    """
+    suggested_questions are what may be asked instead, where a guardrail
+    refused the message or withheld a part of the answer (finish_reason is
+    then FINISH_REASON_CONTENT_FILTER); else none.
+    """
+
 
 default_message_pool.register_message("chat.v1", "Completed", Completed)
 
@@ -678,7 +685,9 @@ class Message(betterproto2.Message):
 
     error_reason: "str" = betterproto2.field(9, betterproto2.TYPE_STRING)
     """
-    error_reason is the ErrorInfo reason of a failure; else empty.
+    error_reason is the ErrorInfo reason of a failure; of a completed message
+    the guardrail that refused it or withheld text ("GUARDRAIL_" and the
+    rule); else empty.
     """
 
     model: "str" = betterproto2.field(10, betterproto2.TYPE_STRING)
