@@ -8,7 +8,6 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -24,6 +23,7 @@ from chat_grpc.conversation.admission import Admission
 from chat_grpc.conversation.health import HealthReporter
 from chat_grpc.conversation.history import History
 from chat_grpc.conversation.limits import Rate
+from chat_grpc.conversation.page_tokens import PageTokens
 from chat_grpc.conversation.pipeline import Conversation
 from chat_grpc.conversation.sessions import Sessions
 from chat_grpc.conversation.system_prompt import SystemPrompt
@@ -42,7 +42,7 @@ from chat_grpc.rpc.observer import ObservingInterceptor
 from chat_grpc.rpc.reflection import add_reflection
 from chat_grpc.rpc.servicers import ChatServicer, HealthServicer, HistoryServicer
 from chat_grpc.settings import Settings
-from chat_grpc.storage.sqlite import SQLiteStorage
+from chat_grpc.storage.factory import open_storage
 from chat_grpc.telemetry import logs
 from chat_grpc.telemetry.measured import MeasuredCache, MeasuredRetriever, MeasuredStorage, TracedModels
 from chat_grpc.telemetry.metrics import Metrics
@@ -116,9 +116,9 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
         tracer = open_tracer(settings)
         stack.push_async_callback(tracer.close)
         metrics = Metrics(place.provider for place in lineup(settings))
-        sqlite = await SQLiteStorage.open(Path(settings.database_url.partition("///")[2]))
-        stack.push_async_callback(sqlite.close)
-        storage = MeasuredStorage(sqlite, metrics, tracer)
+        opened = await open_storage(settings)
+        stack.push_async_callback(opened.storage.close)
+        storage = MeasuredStorage(opened.storage, metrics, tracer)
         memvid = MemvidRetriever(settings.memvid_grpc_url, timeout=settings.memvid_timeout)
         stack.push_async_callback(memvid.close)
         retriever = MeasuredRetriever(memvid, metrics, tracer)
@@ -156,7 +156,7 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
             settings,
             (models.open, prices.preload, system_prompt.text),
             conversation,
-            History(storage, sessions),
+            History(storage, sessions, PageTokens(opened.page_token_secret)),
             HealthReporter(retriever=retriever, models=models, storage=storage, sessions=sessions),
             models,
             metrics,
