@@ -23,8 +23,9 @@ from chat_grpc.conversation.admission import Admission
 from chat_grpc.conversation.health import HealthReporter
 from chat_grpc.conversation.history import History
 from chat_grpc.conversation.limits import Rate
-from chat_grpc.conversation.page_tokens import PageTokens
+from chat_grpc.conversation.page_tokens import PAGE_TOKENS, PageTokens
 from chat_grpc.conversation.pipeline import Conversation
+from chat_grpc.conversation.retention import Retention
 from chat_grpc.conversation.sessions import Sessions
 from chat_grpc.conversation.system_prompt import SystemPrompt
 from chat_grpc.errors import ChatError
@@ -42,7 +43,7 @@ from chat_grpc.rpc.observer import ObservingInterceptor
 from chat_grpc.rpc.reflection import add_reflection
 from chat_grpc.rpc.servicers import ChatServicer, HealthServicer, HistoryServicer
 from chat_grpc.settings import Settings
-from chat_grpc.storage.factory import open_storage
+from chat_grpc.storage.opening import open_storage
 from chat_grpc.telemetry import logs
 from chat_grpc.telemetry.measured import MeasuredCache, MeasuredRetriever, MeasuredStorage, TracedModels
 from chat_grpc.telemetry.metrics import Metrics
@@ -116,9 +117,10 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
         tracer = open_tracer(settings)
         stack.push_async_callback(tracer.close)
         metrics = Metrics(place.provider for place in lineup(settings))
-        opened = await open_storage(settings)
-        stack.push_async_callback(opened.storage.close)
-        storage = MeasuredStorage(opened.storage, metrics, tracer)
+        store = await open_storage(settings)
+        stack.push_async_callback(store.close)
+        page_token_secret = settings.page_token_secret.reveal().encode() or await store.secret(PAGE_TOKENS)
+        storage = MeasuredStorage(store, metrics, tracer)
         memvid = MemvidRetriever(settings.memvid_grpc_url, timeout=settings.memvid_timeout)
         stack.push_async_callback(memvid.close)
         retriever = MeasuredRetriever(memvid, metrics, tracer)
@@ -148,6 +150,10 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
             metrics=metrics,
         )
         stack.push_async_callback(conversation.close)
+        if settings.retention_days:
+            retention = Retention(storage, sessions, days=settings.retention_days, metrics=metrics)
+            stack.push_async_callback(retention.close)
+            retention.start()
         metrics.breakers(chain.states)
         metrics.gauge("chat_grpc_streams_open", "Messages that are being answered.", lambda: admission.streams)
         metrics.gauge("chat_grpc_streams_waiting", "Messages that wait for their turn.", lambda: admission.waiting)
@@ -156,7 +162,7 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
             settings,
             (models.open, prices.preload, system_prompt.text),
             conversation,
-            History(storage, sessions, PageTokens(opened.page_token_secret)),
+            History(storage, sessions, PageTokens(page_token_secret)),
             HealthReporter(retriever=retriever, models=models, storage=storage, sessions=sessions),
             models,
             metrics,

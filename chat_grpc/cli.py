@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chat_grpc import __version__
+from chat_grpc import __version__, cli_admin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -110,6 +110,10 @@ def _parser() -> argparse.ArgumentParser:
     health = add("health", _health, "tell the state of the service; fails when it can't answer")
     health.add_argument("--json", action="store_true", help="one JSON object")
     _add_address(health)
+
+    cli_admin.add_commands(
+        commands.add_parser("admin", help="look after the database", description="Look after the database.")
+    )
     return parser
 
 

@@ -193,6 +193,11 @@ class Settings:
     database_url: DatabaseUrl = setting(
         "sqlite+aiosqlite:///./data/chat.db", "where messages are kept", example="sqlite+aiosqlite:///./data/chat.db"
     )
+    sqlite_synchronous: Literal["normal", "full"] = setting(
+        "normal",
+        "full: a message is on the disk before its answer begins; normal: a power cut may take the last ones",
+        example="full",
+    )
     retention_days: Annotated[float, Meta(ge=0, le=36_500)] = setting(
         0.0, "days after which messages are deleted; 0 keeps them for ever", example="90"
     )

@@ -10,6 +10,9 @@ from datetime import UTC, datetime, timedelta
 from chat_grpc.domain import Message
 from chat_grpc.storage import Cursor, Scope
 
+PAGE_TOKENS = "page-tokens"
+"""The name of the secret that page tokens are signed with, where the storage keeps it."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _HEAD = struct.Struct(">Bq")
 _VERSION = 1

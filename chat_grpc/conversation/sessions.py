@@ -44,6 +44,7 @@ class Sessions:
         self._ttl = timedelta(seconds=ttl)
         self._turns = turns
         self._live: TTLCache[str, Session] = TTLCache(MAX_SESSIONS, ttl, timer=time.monotonic)
+        self._forgotten = 0
 
     def __len__(self) -> int:
         self._live.expire()
@@ -74,6 +75,7 @@ class Sessions:
 
     def forget(self, scope: Scope) -> None:
         """Drop the sessions of a user, or one session, whose messages were deleted."""
+        self._forgotten += 1
         if scope.session_id:
             self._live.pop(scope.session_id.lower(), None)
         else:
@@ -81,7 +83,11 @@ class Sessions:
                 self._live.pop(session.id, None)
 
     async def _restore(self, session_id: str) -> Session:
-        messages = await self._storage.list_messages(Scope(session_id=session_id), limit=max(self._turns, 1))
+        while True:
+            forgotten = self._forgotten
+            messages = await self._storage.list_messages(Scope(session_id=session_id), limit=max(self._turns, 1))
+            if forgotten == self._forgotten:  # else what was read may have been deleted since
+                break
         if not messages or datetime.now(UTC) - messages[0].created_at > self._ttl:
             raise NotFound(
                 "there is no such session, or it has ended; leave session_id empty to begin a new one",

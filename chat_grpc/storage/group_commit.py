@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import aiosqlite
 
+T = TypeVar("T")
 Write: TypeAlias = tuple[str, Sequence[Any], "asyncio.Future[int]"]
 """A statement, its values, and who waits for the number of rows that it changed."""
 Outcome: TypeAlias = "int | Exception"
@@ -18,6 +19,9 @@ GATHER_SECONDS = 0.002
 """How long a group waits for more, where waiting has shown to be worth it."""
 MAX_SKIPS = 256
 """How many groups at most go at once between two that try whether waiting is worth it."""
+HELD_BY_ANOTHER = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_PRIMARY = 0xFF
+"""The bits of an extended result code that say which kind of error it is."""
 _ROWS_AT_ONCE = 64
 """aiosqlite's own default for cursors that are iterated over; none is here."""
 
@@ -37,6 +41,7 @@ class WritingConnection(aiosqlite.Connection):
         super().__init__(lambda: sqlite3.connect(path, isolation_level=None), _ROWS_AT_ONCE)
         self._waiting: list[Write] = []
         self._committing = False
+        self._closing = False
         self._gathering = False
         self._skips = self._skip = 1
         self._idle = asyncio.Event()
@@ -49,9 +54,10 @@ class WritingConnection(aiosqlite.Connection):
 
         Raises:
             sqlite3.Error: it was not committed.
-            ValueError: the connection is closed.
+            ValueError: the connection is closed, or a value is none that SQLite can hold.
+            OverflowError: a number is larger than SQLite's.
         """
-        if not self._running:
+        if self._closing:
             raise ValueError("the connection is closed")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[int] = loop.create_future()
@@ -62,8 +68,18 @@ class WritingConnection(aiosqlite.Connection):
             self._begin_soon(loop)
         return await future
 
+    async def call(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a function on the connection's thread, between two groups; it leaves no transaction open.
+
+        Raises:
+            ValueError: the connection is closed.
+        """
+        result: T = await self._execute(lambda: function(self._conn))  # type: ignore[no-untyped-call]  # aiosqlite leaves it untyped
+        return result
+
     async def close(self) -> None:
-        """Commit what waits, then close."""
+        """Commit what waits, take nothing more, and close."""
+        self._closing = True
         await self._idle.wait()
         await super().close()
 
@@ -101,16 +117,18 @@ class WritingConnection(aiosqlite.Connection):
             self._committing = False
             self._idle.set()
 
-    # --- on the connection's thread ---
+    # --- on the connection's thread: nothing may be raised here, because those who wait would wait for ever ---
 
     def _commit(self, group: list[Write]) -> list[Outcome]:
         if len(group) > 1:
             try:
                 return self._together(group)
-            except sqlite3.Error:
+            except Exception as error:  # noqa: BLE001 (whatever it is, each of those who wait is told)
+                fault = self._roll_back() or error
+                if fault is not error or _held_by_another(error):
+                    # The next one would wait as long, and each after it.
+                    return [fault] * len(group)
                 # One of them can't be done; the others can. Each for itself, then.
-                if self._conn.in_transaction:
-                    self._conn.execute("ROLLBACK")
         return [self._alone(write) for write in group]
 
     def _together(self, group: list[Write]) -> list[Outcome]:
@@ -120,9 +138,22 @@ class WritingConnection(aiosqlite.Connection):
         execute("COMMIT")
         return changed
 
+    def _roll_back(self) -> Exception | None:
+        """Take back what was begun, unless SQLite has (it does when the disk is full); return why that can't be."""
+        try:
+            if self._conn.in_transaction:
+                self._conn.execute("ROLLBACK")
+        except Exception as error:  # noqa: BLE001 (see _commit)
+            return error
+        return None
+
     def _alone(self, write: Write) -> Outcome:
         statement, values, _ = write
         try:
             return self._conn.execute(statement, values).rowcount
-        except (sqlite3.Error, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 (see _commit)
             return error
+
+
+def _held_by_another(error: Exception) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & _PRIMARY in HELD_BY_ANOTHER

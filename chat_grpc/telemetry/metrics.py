@@ -111,6 +111,7 @@ class Metrics:
             PART_BOUNDS,
             ("operation", "outcome"),
         )
+        self._expired = Counter("chat_grpc_messages_expired_total", "Messages that were deleted for their age.")
         self._counted = (
             self._calls,
             self._call_seconds,
@@ -126,6 +127,7 @@ class Metrics:
             self._refusals,
             self._memvid,
             self._storage,
+            self._expired,
         )
         self._gauges: list[Callable[[], Family]] = [_build_info]
 
@@ -191,6 +193,10 @@ class Metrics:
     def storage(self, operation: str, seconds: float, outcome: str) -> None:
         """The storage did something, or could not: ok, failed or cancelled."""
         self._storage.observe(seconds, operation, outcome)
+
+    def expired(self, count: int) -> None:
+        """Messages were deleted for their age."""
+        self._expired.add(by=count)
 
     def gauge(self, name: str, help: str, read: Callable[[], float]) -> None:  # noqa: A002 (Prometheus's word)
         """Have a value read whenever the metrics are."""

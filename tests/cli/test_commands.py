@@ -11,7 +11,7 @@ import pytest
 from chat_grpc import __version__
 from tests.cli.conftest import Cli, clean_environment
 
-COMMANDS = ("up", "serve", "memvid", "envoy", "llama", "ingest", "chat", "history", "health")
+COMMANDS = ("up", "serve", "memvid", "envoy", "llama", "ingest", "chat", "history", "health", "admin")
 
 
 async def test_version(cli: Cli) -> None:

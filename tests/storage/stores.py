@@ -12,7 +12,7 @@ from pathlib import Path
 from chat_grpc.domain import Message
 from chat_grpc.settings import load
 from chat_grpc.storage import Storage
-from chat_grpc.storage.factory import OpenedStorage, open_storage
+from chat_grpc.storage.opening import open_storage
 
 T0 = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 SESSION = "0b9d6b1c-9b1d-4f6c-8a58-0d9b3d5b6f00"
@@ -46,18 +46,14 @@ class Store:
         """Whether several servers may use it at the same time."""
         return self.kind != "sqlite"
 
-    async def open_all(self, **settings: str) -> OpenedStorage:
-        """Open it as a server does, with further settings by their variables' names."""
-        return await open_storage(load({"CHAT_DATABASE_URL": self.url, **settings}))
-
     @asynccontextmanager
     async def open(self, **settings: str) -> AsyncIterator[Storage]:
-        """Open it and close it."""
-        opened = await self.open_all(**settings)
+        """Open it as a server does, with further settings by their variables' names, and close it."""
+        storage = await open_storage(load({"CHAT_DATABASE_URL": self.url, **settings}))
         try:
-            yield opened.storage
+            yield storage
         finally:
-            await opened.storage.close()
+            await storage.close()
 
 
 def sqlite_store(folder: Path) -> Store:

@@ -41,6 +41,11 @@ def request_key(key: str) -> Item:
     return {"pk": {"S": f"R#{key}"}, "sk": {"S": "R"}}
 
 
+def secret_key(name: str) -> Item:
+    """Return the whole key of a secret."""
+    return {"pk": {"S": f"C#{name}"}, "sk": {"S": "C"}}
+
+
 def sort_key(place: Message | Cursor) -> str:
     """Return the sk of a message: texts that sort by time, then by id."""
     return f"{time_text(place.created_at)}#{place.id}"

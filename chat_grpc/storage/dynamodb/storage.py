@@ -15,7 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from chat_grpc.domain import Message, Status
 from chat_grpc.errors import StorageUnavailable
-from chat_grpc.storage import Cursor, Scope
+from chat_grpc.storage import Batch, Cursor, Expired, Scope
 from chat_grpc.storage.dynamodb import table as tables
 from chat_grpc.storage.dynamodb import writes
 from chat_grpc.storage.dynamodb.address import Address
@@ -27,6 +27,7 @@ from chat_grpc.storage.dynamodb.items import (
     message_key,
     message_of,
     request_key,
+    secret_key,
     session_key,
     size_of,
     sort_key,
@@ -43,6 +44,7 @@ SECRET_BYTES = 32
 _READ_AT_ONCE = 100
 """How many items one BatchGetItem takes."""
 _DELETED_AT_ONCE = 100
+_PUT_AT_ONCE = 16
 _PING_SECONDS = 1.0
 """A ping writes, but not more often than this."""
 _MAX_DOUBTFUL = 10_000
@@ -65,12 +67,13 @@ class DynamoDBStorage:
         self._beating: asyncio.Task[None] | None = None
 
     @classmethod
-    async def open(cls, address: Address, *, retention_days: float = 0.0) -> DynamoDBStorage:
+    async def open(cls, address: Address, *, retention_days: float = 0.0, serving: bool = True) -> DynamoDBStorage:
         """Connect, make the table if that is allowed, and tell other servers that this one is alive.
 
         Args:
             address: the table.
-            retention_days: days after which a message is forgotten; 0 keeps all.
+            retention_days: days after which a message is deleted; 0 keeps it for ever.
+            serving: whether this is a server; another program does not count among those that are alive.
 
         Raises:
             StorageUnavailable: the table can't be used, or is missing.
@@ -79,37 +82,32 @@ class DynamoDBStorage:
             try:
                 client = await stack.enter_async_context(connect(address))
                 storage = cls(client, address, retention_days=retention_days)
-                await storage._begin(address)
+                await storage._begin(address, serving=serving)
             except (BotoCoreError, ClientError, OSError, TimeoutError) as error:
                 raise tables.unreachable(error) from error
-            storage._beating = asyncio.ensure_future(storage._keep_alive())
+            if serving:
+                storage._beating = asyncio.ensure_future(storage._keep_alive())
             storage._stack = stack.pop_all()
         return storage
 
     async def close(self) -> None:
         """Tell other servers that this one is gone, and close the connection."""
-        if self._beating is not None:
+        async with self._stack:
+            if self._beating is None:
+                return
             self._beating.cancel()
             with suppress(asyncio.CancelledError):
                 await self._beating
-        try:
-            with guard("be left"):
+            with suppress(StorageUnavailable), guard("be left"):  # the others find out by themselves
                 await self._end_doubtful()
                 await self._servers.leave()
-        except StorageUnavailable:
-            pass  # it was logged, and the others find out by themselves
-        finally:
-            await self._stack.aclose()
 
     async def add(self, message: Message) -> bool:
         """Put the message and what points to it; see Storage."""
         message = _fitting(message)
-        item = message_item(message) | self._expiry(message)
-        if message.status is Status.PENDING:
-            item["server"] = {"S": self._servers.id}
         try:
             with guard("keep a message"):
-                return await self._put(message, item)
+                return await self._put(message)
         except StorageUnavailable:
             self._doubt(message)
             raise
@@ -154,18 +152,53 @@ class DynamoDBStorage:
                 deleted += await self._delete(items)
         return deleted
 
+    async def expire(self, before: datetime, *, limit: int) -> Expired:  # noqa: ARG002 (the table does it by itself)
+        """Delete none: DynamoDB does, by the time that each message was given; see Storage."""
+        return Expired()
+
+    async def count(self) -> int:
+        """Return what DynamoDB last counted, some hours ago; see Storage."""
+        with guard("count messages"):
+            table = await self._client.describe_table(TableName=self._table)
+        return int(table["Table"]["ItemCount"]) // 2  # beside most messages there is a pointer
+
+    async def scan(self, after: str = "", *, limit: int) -> Batch:
+        """Read the whole table, a part at a time; see Storage."""
+        asked: dict[str, Any] = {
+            "TableName": self._table,
+            "Limit": limit,
+            "ConsistentRead": True,
+            "FilterExpression": "begins_with(pk, :session)",
+            "ExpressionAttributeValues": {":session": {"S": session_key("")}},
+        }
+        if after:
+            pk, sk = after.split("\n")
+            asked["ExclusiveStartKey"] = {"pk": {"S": pk}, "sk": {"S": sk}}
+        with guard("read messages"):
+            answer = await self._client.scan(**asked)
+        last = answer.get("LastEvaluatedKey")
+        return Batch(list(map(message_of, answer["Items"])), f"{last['pk']['S']}\n{last['sk']['S']}" if last else "")
+
+    async def put(self, messages: Sequence[Message]) -> int:
+        """Put one message after the other; see Storage.
+
+        Unlike elsewhere, some may be kept when this fails: then it goes on where it stopped when it is called again.
+        """
+        new = 0
+        with guard("keep messages"):
+            for start in range(0, len(messages), _PUT_AT_ONCE):
+                part = map(_fitting, messages[start : start + _PUT_AT_ONCE])
+                new += sum(await asyncio.gather(*map(self._put_new, part)))
+        return new
+
     async def ping(self) -> None:
         """Say that this server is alive, which is a write; see Storage."""
         with guard("be written to"):
             await self._servers.beat(at_least_every=_PING_SECONDS)
 
     async def secret(self, name: str) -> bytes:
-        """Return random bytes that all servers of the table share, made when they are first asked for.
-
-        Raises:
-            StorageUnavailable: they can't be read or kept.
-        """
-        key = {"pk": {"S": f"C#{name}"}, "sk": {"S": "C"}}
+        """Return random bytes that all servers of the table share; see Storage."""
+        key = secret_key(name)
         with guard("keep a secret"):
             found = await self._get(key)
             if found is None:
@@ -180,9 +213,9 @@ class DynamoDBStorage:
 
     # --- beginning, and what goes on beside the calls ---
 
-    async def _begin(self, address: Address) -> None:
+    async def _begin(self, address: Address, *, serving: bool) -> None:
         try:
-            await self._servers.beat()
+            await self._look(serving=serving)
         except ClientError as error:
             if code_of(error) != "ResourceNotFoundException":
                 raise
@@ -190,7 +223,14 @@ class DynamoDBStorage:
                 raise tables.missing(address) from error
             await tables.ensure_table(self._client, self._table)
             log.info("the table was made", table=self._table)
+            await self._look(serving=serving)
+
+    async def _look(self, *, serving: bool) -> None:
+        """Use the table for the first time."""
+        if serving:
             await self._servers.beat()
+        else:
+            await self._get(secret_key("nothing"))
 
     async def _keep_alive(self) -> None:
         while True:
@@ -216,17 +256,25 @@ class DynamoDBStorage:
 
     # --- writing ---
 
-    async def _put(self, message: Message, item: Item) -> bool:
+    def _puts(self, message: Message) -> list[Item]:
+        """Return the writing of a message and of what points to it; of its request's key, if it has one, last."""
+        expiry = self._expiry(message)
+        item = message_item(message) | expiry
+        if message.status is Status.PENDING and self._beating is not None:
+            item["server"] = {"S": self._servers.id}
         puts: list[Item] = [{"Put": {"TableName": self._table, "Item": item}}]
-        shared = self._expiry(message)
         if message.user_id:
             pointer = {"pk": {"S": user_key(message.user_id)}, "sk": {"S": sort_key(message)}}
             pointer["session_id"] = {"S": message.session_id}
-            puts.append({"Put": {"TableName": self._table, "Item": pointer | shared}})
+            puts.append({"Put": {"TableName": self._table, "Item": pointer | expiry}})
         if message.request_key:
             pointer = request_key(message.request_key)
             pointer |= {"session_id": {"S": message.session_id}, "place": {"S": sort_key(message)}}
-            puts.append({"Put": writes.put_if_free(self._table, pointer | shared)})
+            puts.append({"Put": writes.put_if_free(self._table, pointer | expiry)})
+        return puts
+
+    async def _put(self, message: Message) -> bool:
+        puts = self._puts(message)
         if len(puts) == 1:
             await self._client.put_item(**puts[0]["Put"])
             return True
@@ -236,6 +284,15 @@ class DynamoDBStorage:
         # A try whose answer was lost may have been done: then the key is this message's own.
         holder = reasons[-1].get("Item", {})
         return bool(holder.get("place", {}).get("S") == sort_key(message))
+
+    async def _put_new(self, message: Message) -> bool:
+        """Keep a message unless it is there; without its request's key, if that is another's."""
+        puts = self._puts(message)
+        puts[0]["Put"]["ConditionExpression"] = "attribute_not_exists(pk)"
+        reasons = await writes.together(self._client, puts)
+        if reasons is None or writes.failed(reasons[0]):
+            return reasons is None
+        return await self._put_new(replace(message, request_key=""))
 
     async def _settle(self, message: Message) -> None:
         """Keep how the message ended, if it is still there."""
