@@ -27,14 +27,17 @@ async def moto_url() -> AsyncIterator[str]:
         yield url
 
 
-@pytest.fixture(params=["dynamodb-local", "moto"])
+SERVERS = [pytest.param(kind, marks=pytest.mark.e2e) for kind in ("dynamodb-local", "moto")]
+
+
+@pytest.fixture(params=SERVERS)
 def dynamodb(request: pytest.FixtureRequest) -> Store:
     """A new table, on each server that speaks DynamoDB's protocol."""
     fixture = {"dynamodb-local": "dynamodb_local_url", "moto": "moto_url"}[request.param]
     return dynamodb_store(request.param, request.getfixturevalue(fixture))
 
 
-@pytest.fixture(params=["sqlite", "dynamodb-local", "moto"])
+@pytest.fixture(params=["sqlite", *SERVERS])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """A new place to keep messages, in each kind of storage."""
     if request.param == "sqlite":

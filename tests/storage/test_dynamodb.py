@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
@@ -33,8 +33,9 @@ async def between(dynamodb: Store) -> AsyncIterator[Proxy]:
 
 
 @pytest.fixture
-async def storage(between: Proxy) -> AsyncIterator[Storage]:
-    """A new table, reached through ``between``."""
+async def storage(between: Proxy, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Storage]:
+    """A new table, reached through ``between``; what is done every few seconds is left to the tests."""
+    monkeypatch.setattr("chat_grpc.storage.dynamodb.storage.BEAT_SECONDS", 3600.0)
     async with dynamodb_store("proxied", between.url).open() as opened:
         between.take_calls()
         yield opened
@@ -193,15 +194,16 @@ async def test_after_bounded_tries_it_is_unavailable(storage: Storage, between: 
     await storage.add(message(9))
     between.take_calls()
     between.always = fault
-    for call in (
-        storage.add(KEYED),
-        storage.settle(completed(message(9))),
-        storage.list_messages(ANNA, limit=1),
-        storage.find_request("key"),
-        storage.delete_messages(ANNA),
-    ):
+    calls: tuple[Callable[[], Awaitable[object]], ...] = (
+        lambda: storage.add(KEYED),
+        lambda: storage.settle(completed(message(9))),
+        lambda: storage.list_messages(ANNA, limit=1),
+        lambda: storage.find_request("key"),
+        lambda: storage.delete_messages(ANNA),
+    )
+    for call in calls:
         with pytest.raises(StorageUnavailable) as raised:
-            await call
+            await call()
         assert raised.value.retry_after
         assert raised.value.metadata == {"store": "dynamodb"}
         assert "msg_" not in raised.value.message

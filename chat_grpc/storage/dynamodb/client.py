@@ -18,6 +18,7 @@ from botocore.exceptions import (
     NoRegionError,
     ReadTimeoutError,
 )
+from botocore.exceptions import ConnectionError as NoConnectionError
 
 from chat_grpc.errors import StorageUnavailable
 from chat_grpc.storage.dynamodb.address import Address
@@ -34,6 +35,9 @@ CONNECTIONS = 100
 
 LOCAL_REGION = "us-east-1"
 """DynamoDB Local asks for a region, and does not care which."""
+
+FAULTS = (BotoCoreError, ClientError, OSError, TimeoutError)
+"""All that can go wrong between here and the table."""
 
 Client = Any
 """aiobotocore makes the class when a client is made; there is none to name."""
@@ -88,7 +92,7 @@ def guard(doing: str) -> Iterator[None]:
     """Turn every fault of DynamoDB, and of the way there, into StorageUnavailable."""
     try:
         yield
-    except (BotoCoreError, ClientError, OSError, TimeoutError) as error:
+    except FAULTS as error:
         cause = cause_of(error)
         log.warning("storage failed", doing=doing, cause=cause)
         raise StorageUnavailable(f"the database can't {doing} now ({cause})", metadata={"store": "dynamodb"}) from error
@@ -122,6 +126,6 @@ def cause_of(error: Exception) -> str:
         return "there are no credentials for it"
     if isinstance(error, NoRegionError):
         return "no region is named"
-    if isinstance(error, HTTPClientError | OSError):
+    if isinstance(error, NoConnectionError | HTTPClientError | OSError):
         return "it can't be reached, or broke the connection"
     return CAUSES.get(code_of(error), code_of(error) or "the client refused")

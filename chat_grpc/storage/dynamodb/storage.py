@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
 from chat_grpc.domain import Message, Status
 from chat_grpc.errors import StorageUnavailable
@@ -19,7 +19,15 @@ from chat_grpc.storage import Batch, Cursor, Expired, Scope
 from chat_grpc.storage.dynamodb import table as tables
 from chat_grpc.storage.dynamodb import writes
 from chat_grpc.storage.dynamodb.address import Address
-from chat_grpc.storage.dynamodb.client import Client, code_of, condition_failed, connect, guard, suppress_condition
+from chat_grpc.storage.dynamodb.client import (
+    FAULTS,
+    Client,
+    code_of,
+    condition_failed,
+    connect,
+    guard,
+    suppress_condition,
+)
 from chat_grpc.storage.dynamodb.items import (
     MAX_ITEM_BYTES,
     Item,
@@ -83,7 +91,7 @@ class DynamoDBStorage:
                 client = await stack.enter_async_context(connect(address))
                 storage = cls(client, address, retention_days=retention_days)
                 await storage._begin(address, serving=serving)
-            except (BotoCoreError, ClientError, OSError, TimeoutError) as error:
+            except FAULTS as error:
                 raise tables.unreachable(error) from error
             if serving:
                 storage._beating = asyncio.ensure_future(storage._keep_alive())

@@ -6,7 +6,7 @@ from botocore.exceptions import ClientError, WaiterError
 
 from chat_grpc.errors import StorageUnavailable
 from chat_grpc.storage.dynamodb.address import Address
-from chat_grpc.storage.dynamodb.client import Client, cause_of, code_of, connect, guard
+from chat_grpc.storage.dynamodb.client import FAULTS, Client, cause_of, code_of, connect
 
 EXPIRES = "expires"
 """The attribute by which DynamoDB deletes items of itself: seconds since 1970."""
@@ -20,9 +20,11 @@ async def create_table(address: Address) -> bool:
     Raises:
         StorageUnavailable: it can't be made, or does not become ready within a minute.
     """
-    with guard("make the table"):
+    try:
         async with connect(address) as client:
             return await ensure_table(client, address.table)
+    except FAULTS as error:
+        raise unreachable(error) from error
 
 
 async def ensure_table(client: Client, table: str) -> bool:
