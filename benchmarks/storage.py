@@ -72,6 +72,11 @@ def rate(rounds: Rounds, name: str, contestant: str) -> float:
     return statistics.median(int(sample.seen["requests"]) / float(sample.seen["seconds"]) for sample in samples)
 
 
+def messages(rounds: Rounds, name: str, contestant: str) -> float:
+    """Return the messages that a chat's answer came in; tokens that are there already leave together."""
+    return rounds.median(name, contestant, "messages") / CHATS
+
+
 def main() -> int:
     """Measure, print, and return the exit code."""
     parser = argparse.ArgumentParser(description="CPU per chat of keeping messages in SQLite.")
@@ -83,17 +88,18 @@ def main() -> int:
         f"CHAT_SQLITE_SYNCHRONOUS={options.synchronous}, {CHATS} chats of {TOKENS} tokens, CPU of the server's process"
     )
     print(f"medians of {options.rounds} rounds; file system of {tempfile.gettempdir()}, {Path(__file__).name}")
-    print(f"{'':<12} {'SQLite':>20} {'nothing kept':>20} {'ratio':>8}")
+    print(f"{'':<12} {'SQLite':>34} {'nothing kept':>34} {'ratio':>8}")
     within = True
     for clients in CLIENTS:
         name = load(clients).name
         ratio = rounds.ratio(name, "grpc", "nothing", "per_request")
         within = within and ratio <= LIMIT
         cells = [
-            f"{rounds.median(name, one, 'per_request'):.0f} us {rate(rounds, name, one):6.0f}/s"
+            f"{rounds.median(name, one, 'per_request'):.0f} us {rate(rounds, name, one):6.0f} chats/s"
+            f" {messages(rounds, name, one):5.1f} msgs"
             for one in ("grpc", "nothing")
         ]
-        print(f"{name:<12} {cells[0]:>20} {cells[1]:>20} {ratio:>8.2f}  {'holds' if ratio <= LIMIT else 'OVER'}")
+        print(f"{name:<12} {cells[0]:>34} {cells[1]:>34} {ratio:>8.2f}  {'holds' if ratio <= LIMIT else 'OVER'}")
     print(f"limit: {LIMIT} x; {rounds.disturbed} samples were disturbed by other work")
     return 0 if within else 1
 

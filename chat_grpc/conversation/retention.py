@@ -58,9 +58,13 @@ class Retention:
     async def _run(self) -> None:
         pause = min(max(self._age.total_seconds() / PARTS, SHORTEST), LONGEST)
         while True:
-            # Whatever is wrong with the storage, it has logged; it is tried again.
-            with suppress(StorageUnavailable):
+            try:
                 await self._sweep()
+            except StorageUnavailable:
+                pass  # which the storage has logged; it is tried again
+            except Exception:
+                # What must not happen is that nothing is deleted any more, and nobody knows.
+                log.exception("old messages could not be deleted")
             await asyncio.sleep(pause)
 
     async def _sweep(self) -> None:

@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from chat_grpc.conversation.ids import new_message_id
+from chat_grpc.conversation.sessions import Sessions
 from chat_grpc.domain import Message, Status
+from chat_grpc.errors import NotFound
+from chat_grpc.storage import Cursor, Scope
 from chat_grpc.storage.sqlite import EXPIRE, SQLiteStorage
 from tests.support.fixtures import StartService
 from tests.support.metrics import scrape, scrape_until
@@ -83,6 +86,35 @@ async def test_a_conversation_goes_on_with_what_is_left(
     sent = str(model.chats[-1].messages)
     assert "My name is Ada." not in sent
     assert "I live in London." in sent
+
+
+class Holding(SQLiteStorage):
+    """A storage whose lists arrive when a test wants them to."""
+
+    read = asyncio.Event()
+    hold = asyncio.Event()
+
+    async def list_messages(self, scope: Scope, *, limit: int, before: Cursor | None = None) -> list[Message]:
+        messages = await super().list_messages(scope, limit=limit, before=before)
+        self.read.set()
+        await self.hold.wait()
+        return messages
+
+
+async def test_what_is_deleted_while_a_conversation_is_read_does_not_come_back(tmp_path: Path) -> None:
+    storage = await Holding.open(tmp_path / "chat.db")
+    assert isinstance(storage, Holding)
+    sessions = Sessions(storage, ttl=60, turns=10)
+    scope = Scope(session_id="s")
+    await storage.put([old(0)])
+    opening = asyncio.ensure_future(sessions.open("s", "anna"))
+    await storage.read.wait()
+    await storage.delete_messages(scope)
+    sessions.forget(scope)
+    storage.hold.set()
+    with pytest.raises(NotFound):
+        await opening
+    await storage.close()
 
 
 async def test_it_goes_on_after_the_database_was_locked(start: StartService, storage: SQLiteStorage) -> None:

@@ -229,4 +229,4 @@ async def test_nothing_that_was_completed_is_lost_or_doubled_by_kills(tmp_path: 
     completed = sum(len(asked) for lane in lanes for asked in lane.seen.values())
     print(f"{ROUNDS} kills, seed {SEED}: {completed} messages completed, none lost, none twice")  # noqa: T201 (pytest -s shows it)
     assert sum(lane.kills_while_starting for lane in lanes) == ROUNDS // 10
-    assert completed > 10 * ROUNDS
+    assert completed >= CLIENTS * (ROUNDS - ROUNDS // 10)
