@@ -124,6 +124,10 @@ bench: $(VENV)/dev.stamp $(BENCH_VENV)/venv.stamp ## measure against a bare rela
 bench-smoke: $(VENV)/dev.stamp $(BENCH_VENV)/venv.stamp ## the rows of CPU per token, short; fails 30 % beyond a limit
 	@exec $(BIN)/python benchmarks/run.py --smoke
 
+.PHONY: bench-history
+bench-history: $(VENV)/dev.stamp ## measure a page of a user with a million messages, SQLite and DynamoDB Local (ARGS="--messages 100000")
+	@PYTHONPATH=. $(BIN)/python benchmarks/history.py $(ARGS)
+
 .PHONY: bench-storage
 bench-storage: $(VENV)/dev.stamp ## measure what keeping messages in SQLite costs (ARGS="--synchronous full")
 	@exec $(BIN)/python benchmarks/storage.py $(ARGS)

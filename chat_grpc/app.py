@@ -24,6 +24,7 @@ from chat_grpc.conversation.guardrails.table import chosen as chosen_rules
 from chat_grpc.conversation.health import HealthReporter
 from chat_grpc.conversation.history import History
 from chat_grpc.conversation.limits import Rate
+from chat_grpc.conversation.page_tokens import PAGE_TOKENS, PageTokens
 from chat_grpc.conversation.pipeline import Conversation
 from chat_grpc.conversation.retention import Retention
 from chat_grpc.conversation.sessions import Sessions
@@ -122,6 +123,7 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
         metrics = Metrics(place.provider for place in lineup(settings))
         store = await open_storage(settings)
         stack.push_async_callback(store.close)
+        page_token_secret = settings.page_token_secret.reveal().encode() or await store.secret(PAGE_TOKENS)
         storage = MeasuredStorage(store, metrics, tracer)
         memvid = MemvidRetriever(settings.memvid_grpc_url, timeout=settings.memvid_timeout)
         stack.push_async_callback(memvid.close)
@@ -166,7 +168,7 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
             settings,
             (models.open, prices.preload, system_prompt.text, *([guardrails.open] if guardrails else [])),
             conversation,
-            History(storage, sessions),
+            History(storage, sessions, PageTokens(page_token_secret)),
             HealthReporter(retriever=retriever, models=models, storage=storage, sessions=sessions),
             models,
             metrics,

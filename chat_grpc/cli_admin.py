@@ -42,6 +42,8 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     take.add_argument("--restart", action="store_true", help="begin anew where an import was interrupted")
     _add_database(take)
 
+    _add_database(add("create-table", _create_table, "make the DynamoDB table that servers share"))
+
 
 def _add_database(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--database", metavar="URL", help="the database (default: CHAT_DATABASE_URL)")
@@ -69,3 +71,9 @@ def _import(options: argparse.Namespace, settings: Settings) -> int:
     return running.run(
         lambda: importing.run(running.of(settings, options.database), options.file, restart=options.restart)
     )
+
+
+def _create_table(options: argparse.Namespace, settings: Settings) -> int:
+    from chat_grpc.terminal.admin import create_table, running
+
+    return running.run(lambda: create_table.run(running.of(settings, options.database)))

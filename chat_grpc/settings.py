@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Meta
 
 PREFIX = "CHAT_"
+MIN_SECRET = 16
 
 
 class Secret:
@@ -107,7 +108,10 @@ Origins = Annotated[
 ]
 DatabaseUrl = Annotated[
     str,
-    Meta(pattern=r"^sqlite(\+aiosqlite)?:///.+$", description="a SQLite file; other databases are not in this version"),
+    Meta(
+        pattern=r"^(sqlite(\+aiosqlite)?:///.+|dynamodb://\S+)$",
+        description="a SQLite file, or a DynamoDB table such as dynamodb://table?region=us-east-1",
+    ),
 ]
 
 
@@ -197,6 +201,12 @@ class Settings:
     )
     retention_days: Annotated[float, Meta(ge=0, le=36_500)] = setting(
         0.0, "days after which messages are deleted; 0 keeps them for ever", example="90"
+    )
+    page_token_secret: Secret = setting(
+        Secret(""),
+        "what page tokens are signed with, at least 16 characters, the same on every server; "
+        "unset: a secret that the database keeps",
+        example="a long random text",
     )
     cache_seconds: Annotated[float, Meta(ge=0, le=2_592_000)] = setting(
         3600.0, "seconds for which the answer to an equal request is given again; 0 keeps none", example="3600"
@@ -362,6 +372,15 @@ def _contradictions(settings: Settings) -> Iterator[str]:
     yield from faults(settings)
     for rule in unknown_rules(settings.guardrails_skip):
         yield f"CHAT_GUARDRAILS_SKIP: {rule!r} is no guardrail; those are {', '.join(RULES)}"
+    if settings.database_url.startswith("dynamodb:"):
+        from chat_grpc.storage.dynamodb.address import Address
+
+        try:
+            Address.parse(settings.database_url)
+        except ValueError as error:
+            yield f"CHAT_DATABASE_URL: {error}, for example dynamodb://chat?region=us-east-1"
+    if settings.page_token_secret and len(settings.page_token_secret.reveal()) < MIN_SECRET:
+        yield f"CHAT_PAGE_TOKEN_SECRET: must have at least {MIN_SECRET} characters; leave it unset to have one made"
 
 
 def _is_choice(hint: Any) -> bool:

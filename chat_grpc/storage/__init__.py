@@ -95,6 +95,9 @@ class Storage(Protocol):
             How many were not there before.
         """
 
+    async def secret(self, name: str) -> bytes:
+        """Return 32 random bytes that stay the same, made when they are first asked for by this name."""
+
     async def ping(self) -> None:
         """Return if a message could be kept now."""
 

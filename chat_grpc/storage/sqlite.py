@@ -19,6 +19,7 @@ from chat_grpc.errors import StorageUnavailable
 from chat_grpc.storage import Batch, Cursor, Expired, Scope
 from chat_grpc.storage.group_commit import WritingConnection
 from chat_grpc.storage.migrate import migrate
+from chat_grpc.storage.secret_file import read_or_make
 from chat_grpc.telemetry import logs
 
 log = logs.get(__name__)
@@ -184,6 +185,10 @@ class SQLiteStorage:
         """Insert what is missing, in one transaction; see Storage."""
         async with self._guard("keep messages"):
             return await self._writer.call(lambda connection: _put(connection, messages))
+
+    async def secret(self, name: str) -> bytes:
+        """Read the file beside the database that holds it; see Storage."""
+        return await asyncio.to_thread(read_or_make, Path(f"{self._path}-{name}"))
 
     async def ping(self) -> None:
         """Take the write lock and give it back; see Storage."""

@@ -79,6 +79,10 @@ class MeasuredStorage:
         with self._measured("put"):
             return await self._storage.put(messages)
 
+    async def secret(self, name: str) -> bytes:
+        """See Storage. Not measured: it is asked for once."""
+        return await self._storage.secret(name)
+
     async def ping(self) -> None:
         """See Storage. Not measured: probes would drown what messages take."""
         await self._storage.ping()

@@ -61,5 +61,5 @@ def test_good_and_bad_hits_lie_far_apart(docs_process: str, question: str) -> No
 
 def test_what_is_said_of_dynamodb_is_true(docs_process: str) -> None:
     best = _ask(docs_process, "How do I keep messages in DynamoDB?")[0]
-    assert best.snippet.startswith("You can't yet: this version keeps messages in SQLite only.")
+    assert best.snippet.startswith("Install the packages for it")
     assert "CHAT_DATABASE_URL" in best.snippet
