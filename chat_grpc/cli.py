@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from chat_grpc.settings import Settings
+    from chat_grpc.terminal.connecting import Connection
 
     Command = Callable[[argparse.Namespace, Settings], int]
 
@@ -27,15 +28,21 @@ INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    options = _parser().parse_args(argv)
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    options = _parser(arguments).parse_args(arguments)
     settings = _settings()
     if settings is None:
         return USAGE
+    from chat_grpc.settings import SettingsError
+
     command: Command = options.command
     try:
         return command(options, settings)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return USAGE
     except BrokenPipeError:
         # The reader of our output, such as head, has seen enough. Without this
         # Python complains once more when it flushes stdout at exit.
@@ -61,7 +68,7 @@ def _settings() -> Settings | None:
     return settings
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="chat-grpc",
         description="A gRPC-native chat service, and its command line.",
@@ -110,6 +117,12 @@ def _parser() -> argparse.ArgumentParser:
     health = add("health", _health, "tell the state of the service; fails when it can't answer")
     health.add_argument("--json", action="store_true", help="one JSON object")
     _add_address(health)
+
+    admin = commands.add_parser("admin", help="look after the service", description="Look after the service.")
+    if arguments[:1] == ["admin"]:  # the package of commands for people would tell grpc to log nothing, in a server too
+        from chat_grpc.terminal.admin import add_commands
+
+        add_commands(admin)
     return parser
 
 
@@ -130,8 +143,10 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _address(options: argparse.Namespace, settings: Settings) -> str:
-    return options.address or f"localhost:{settings.grpc_port}"
+def _connection(options: argparse.Namespace, settings: Settings) -> Connection:
+    from chat_grpc.terminal.connecting import Connection
+
+    return Connection(options.address or f"localhost:{settings.grpc_port}", settings)
 
 
 # The processes. Each is imported when it is asked for, so that none waits for
@@ -190,18 +205,18 @@ def _configure_logs(settings: Settings) -> None:
 
 
 def _chat(options: argparse.Namespace, settings: Settings) -> int:
-    address = _address(options, settings)
+    connection = _connection(options, settings)
     if options.question is None:
         from chat_grpc.terminal import conversation
 
         return conversation.run(
-            address, user=options.user, session=options.session, show_passages=not options.no_passages
+            connection, user=options.user, session=options.session, show_passages=not options.no_passages
         )
     from chat_grpc.terminal import one_shot
 
     question = sys.stdin.read() if options.question == "-" else options.question
     return one_shot.run(
-        address, question, user=options.user, session=options.session, show_passages=not options.no_passages
+        connection, question, user=options.user, session=options.session, show_passages=not options.no_passages
     )
 
 
@@ -209,7 +224,7 @@ def _history(options: argparse.Namespace, settings: Settings) -> int:
     from chat_grpc.terminal import history
 
     return history.run(
-        _address(options, settings),
+        _connection(options, settings),
         user=options.user,
         session=options.session,
         limit=options.limit,
@@ -220,4 +235,4 @@ def _history(options: argparse.Namespace, settings: Settings) -> int:
 def _health(options: argparse.Namespace, settings: Settings) -> int:
     from chat_grpc.terminal import health
 
-    return health.run(_address(options, settings), as_json=options.json)
+    return health.run(_connection(options, settings), as_json=options.json)
