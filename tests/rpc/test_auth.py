@@ -218,12 +218,13 @@ async def test_where_a_token_says_its_key_is_found_is_not_read(
     file.write_text(jwks(rsa_key()))
     other = rsa_key("theirs")
     async with provider(other) as evil, start(**JWKS, CHAT_JWT_JWKS=str(file)) as service:
-        header: dict[str, Any] = {
+        headers: dict[str, dict[str, Any]] = {
             "jku": {"jku": evil.url},
             "x5u": {"x5u": evil.url},
             "jwk": {"jwk": other.jwk},
             "x5c": {"x5c": ["AAAA"]},
-        }[attack]
+        }
+        header = headers[attack]
         for kid in ("theirs", "rsa-1", None):
             failure = await refused(service, bearer(other.token(headers=header | {"kid": kid})))
             assert failure.code is grpc.StatusCode.UNAUTHENTICATED
