@@ -137,7 +137,7 @@ async def test_envoy_and_the_commands_speak_tls_to_the_server(
         settings["CHAT_TLS_CLIENT_CA_FILE"] = settings["CHAT_TLS_CA_FILE"]
     async with start(**JWT, **settings) as service:
         port = int(service.address.rpartition(":")[2])
-        names = {name.removeprefix("CHAT_").lower(): value for name, value in settings.items()}
+        names: dict[str, Any] = {name.removeprefix("CHAT_").lower(): value for name, value in settings.items()}
         shown = {"authorization": f"Bearer {token()}"}
         with running_edge(port, tmp_path, **names) as edge:
             async with (
