@@ -61,8 +61,6 @@ def choose(settings: Settings) -> Authenticator | None:
 
 
 def _tokens(settings: Settings) -> Tokens:
-    import jwt  # noqa: F401 (here, so that the first request does not wait for it)
-
     accepted: list[Keys] = []
     if settings.jwt_secret:
         if settings.jwt_secret.reveal() == EXAMPLE_SECRET:

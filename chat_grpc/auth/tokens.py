@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import importlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -121,7 +123,8 @@ class Tokens:
         return identity
 
     async def open(self) -> None:
-        """Have the keys read, so that no request waits for them."""
+        """Have the library loaded and the keys read, so that no request waits for them."""
+        await asyncio.to_thread(importlib.import_module, "jwt")
         for keys in set(self._keys.values()):
             await keys.open()
 

@@ -116,7 +116,10 @@ def _programs(settings: Settings, llm: str | None) -> Iterator[Program]:
                     command=command,
                     host=settings.grpc_host,
                     port=settings.grpc_port,
-                    serves=probes.grpc_health(grpc_host, settings.grpc_port),
+                    # Envoy's own probe, below, asks the server for more.
+                    serves=(probes.listening if settings.tls_cert_file else probes.grpc_health)(
+                        grpc_host, settings.grpc_port
+                    ),
                     environment=model,
                     # First of all, and in its own time: what it is answering still needs the others.
                     stop_order=0,

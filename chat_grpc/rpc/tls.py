@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 import threading
 from pathlib import Path
 
@@ -81,6 +80,8 @@ class ServerTLS:
         return tuple((stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in found)
 
     def _read(self) -> grpc.ServerCertificateConfiguration | None:
+        import ssl
+
         try:
             # Python's own TLS knows whether they fit together; grpc would only refuse its clients.
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._certificate, self._key, password="")

@@ -25,7 +25,11 @@ function ask() {
   const field = h("input", { type: "password", id: "token", autocomplete: "off", spellcheck: "false", required: true });
   const dialog = h(
     "dialog",
-    { class: "sign-in", "aria-labelledby": "token-question" },
+    {
+      class: "sign-in",
+      "aria-labelledby": "token-question",
+      keydown: (event) => event.stopPropagation(), // Escape closes this, and stops nothing beneath it
+    },
     h(
       "form",
       {
