@@ -18,6 +18,7 @@ from chat_grpc import __version__
 from chat_grpc._gen.chat.v1 import chat_pb2_grpc, history_pb2_grpc
 from chat_grpc._gen.chat.v1 import health_pb2_grpc as chat_health_pb2_grpc
 from chat_grpc._gen.gateway.v1 import docs_pb2_grpc, gateway_pb2_grpc, metrics_pb2_grpc, openai_pb2_grpc, web_pb2_grpc
+from chat_grpc.auth import authenticator, exposure
 from chat_grpc.cache.memory import MemoryCache
 from chat_grpc.conversation.admission import Admission
 from chat_grpc.conversation.guardrails.table import chosen as chosen_rules
@@ -38,11 +39,13 @@ from chat_grpc.llm.lineup import lineup
 from chat_grpc.llm.prices import Prices
 from chat_grpc.llm.tokens import TokenCounter
 from chat_grpc.retrieval.memvid import MemvidRetriever
+from chat_grpc.rpc.auth import AuthInterceptor
 from chat_grpc.rpc.interceptor import ErrorInterceptor
 from chat_grpc.rpc.lifecycle import InFlight, serve_until_signalled
 from chat_grpc.rpc.observer import ObservingInterceptor
 from chat_grpc.rpc.reflection import add_reflection
 from chat_grpc.rpc.servicers import ChatServicer, HealthServicer, HistoryServicer
+from chat_grpc.rpc.tls import ServerTLS
 from chat_grpc.settings import Settings, secrets
 from chat_grpc.storage.opening import open_storage
 from chat_grpc.telemetry import logs
@@ -108,6 +111,8 @@ class Parts:
     models: Models
     metrics: Metrics
     tracer: Tracer
+    authenticator: authenticator.Authenticator | None
+    tls: ServerTLS | None
 
 
 @asynccontextmanager
@@ -116,8 +121,12 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
 
     Raises:
         StorageUnavailable: the database can't be opened.
+        Unavailable: a file that callers are to be known by can't be read.
     """
     async with AsyncExitStack() as stack:
+        # First: what is wrong here is told before anything is opened.
+        callers = authenticator.choose(settings)
+        tls = ServerTLS.of(settings)
         tracer = open_tracer(settings)
         stack.push_async_callback(tracer.close)
         metrics = Metrics(place.provider for place in lineup(settings))
@@ -164,15 +173,21 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
         metrics.gauge("chat_grpc_streams_open", "Messages that are being answered.", lambda: admission.streams)
         metrics.gauge("chat_grpc_streams_waiting", "Messages that wait for their turn.", lambda: admission.waiting)
         metrics.gauge("chat_grpc_sessions_active", "Conversations that have not ended.", lambda: len(sessions))
+        steps: list[Callable[[], Coroutine[Any, Any, object]]] = []
+        if callers is not None:
+            stack.push_async_callback(callers.close)
+            steps.append(callers.open)
         yield Parts(
             settings,
-            (models.open, prices.preload, system_prompt.text, *([guardrails.open] if guardrails else [])),
+            (*steps, models.open, prices.preload, system_prompt.text, *([guardrails.open] if guardrails else [])),
             conversation,
             History(storage, sessions, PageTokens(page_token_secret)),
             HealthReporter(retriever=retriever, models=models, storage=storage, sessions=sessions),
             models,
             metrics,
             tracer,
+            callers,
+            tls,
         )
 
 
@@ -208,7 +223,10 @@ def bind(parts: Parts, address: str, in_flight: InFlight) -> tuple[grpc.aio.Serv
     """
     trusted = parts.settings.trusted_proxies
     observer = ObservingInterceptor(parts.metrics, parts.tracer, log_content=parts.settings.log_content)
-    server = grpc.aio.server(interceptors=[observer, ErrorInterceptor(in_flight, BODIES)], options=SERVER_OPTIONS)
+    interceptors: list[grpc.aio.ServerInterceptor] = [observer, ErrorInterceptor(in_flight, BODIES)]
+    if parts.authenticator is not None:
+        interceptors.append(AuthInterceptor(parts.authenticator))
+    server = grpc.aio.server(interceptors=interceptors, options=SERVER_OPTIONS)
     chat_pb2_grpc.add_ChatServiceServicer_to_server(ChatServicer(parts.conversation, trusted), server)
     history_pb2_grpc.add_HistoryServiceServicer_to_server(HistoryServicer(parts.history), server)
     chat_health_pb2_grpc.add_HealthServiceServicer_to_server(HealthServicer(parts.reporter), server)
@@ -223,8 +241,11 @@ def bind(parts: Parts, address: str, in_flight: InFlight) -> tuple[grpc.aio.Serv
     docs_pb2_grpc.add_DocsServiceServicer_to_server(DocsServicer(), server)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
-    add_reflection(server, (*SERVICES, health.SERVICE_NAME))
-    return server, health_servicer, server.add_insecure_port(address)
+    if exposure.offers_reflection(parts.settings, "grpc_host"):
+        add_reflection(server, (*SERVICES, health.SERVICE_NAME))
+    if parts.tls is None:
+        return server, health_servicer, server.add_insecure_port(address)
+    return server, health_servicer, server.add_secure_port(address, parts.tls.credentials)
 
 
 async def serve(settings: Settings) -> int:
@@ -259,7 +280,10 @@ async def serve(settings: Settings) -> int:
 
 
 def run(settings: Settings) -> int:
-    """Serve in this process until a signal; return the exit code."""
+    """Serve in this process until a signal; return the exit code, 2 if the settings would open it to strangers."""
+    if why := exposure.refusal(settings, setting="grpc_host"):
+        sys.stderr.write(f"chat-grpc: {why}\n")
+        return 2
     try:
         return uvloop.run(serve(settings))
     except ChatError as error:

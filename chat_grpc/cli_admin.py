@@ -6,6 +6,7 @@ This is imported for every command, so it imports nothing but argparse.
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from chat_grpc.settings import Settings
 
     Command = Callable[[argparse.Namespace, Settings], int]
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +46,16 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     _add_database(take)
 
     _add_database(add("create-table", _create_table, "make the DynamoDB table that servers share"))
+
+    token = add("token", _token, "sign a token with CHAT_JWT_SECRET, to try things out")
+    token.add_argument("--user", required=True, metavar="NAME", help="the user whose token it is")
+    token.add_argument("--scopes", default="", metavar="WORDS", help='what it allows beyond that, such as "chat:admin"')
+    token.add_argument("--ttl", type=_seconds, default=3600, metavar="TIME", help="how long it is good (default: 1h)")
+
+    key = add("key", _key, "make, list and take back API keys (CHAT_API_KEYS_FILE)")
+    key.add_argument("action", choices=["add", "list", "remove"], metavar="add|list|remove", help="what to do")
+    key.add_argument("name", nargs="?", default="", metavar="NAME", help="the user whose key it is, for add and remove")
+    key.add_argument("--scopes", default="", metavar="WORDS", help='what it allows beyond that, such as "chat:admin"')
 
 
 def _add_database(parser: argparse.ArgumentParser) -> None:
@@ -77,3 +90,22 @@ def _create_table(options: argparse.Namespace, settings: Settings) -> int:
     from chat_grpc.terminal.admin import create_table, running
 
     return running.run(lambda: create_table.run(running.of(settings, options.database)))
+
+
+def _seconds(text: str) -> int:
+    match = re.fullmatch(r"([1-9][0-9]{0,5})([smhd])", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 90s, 15m, 1h or 7d")
+    return int(match[1]) * UNITS[match[2]]
+
+
+def _token(options: argparse.Namespace, settings: Settings) -> int:
+    from chat_grpc.terminal.admin import token
+
+    return token.run(settings, options.user, options.scopes.split(), options.ttl)
+
+
+def _key(options: argparse.Namespace, settings: Settings) -> int:
+    from chat_grpc.terminal.admin import key
+
+    return key.run(settings, options.action, options.name, options.scopes.split())

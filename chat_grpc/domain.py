@@ -36,6 +36,14 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Identity:
+    """Who calls, as a credential has shown, and what its bearer may do beyond everybody's own affairs."""
+
+    user_id: str
+    scopes: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class Passage:
     """A piece of the memory that grounds an answer; ``score`` is 0 to 1."""
 

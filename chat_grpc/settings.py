@@ -18,6 +18,9 @@ from urllib.parse import unquote
 import msgspec
 from msgspec import Meta
 
+from chat_grpc.auth import rules
+from chat_grpc.auth.rules import EXAMPLE_SECRET
+
 PREFIX = "CHAT_"
 MIN_SECRET = 16
 
@@ -264,6 +267,60 @@ class Settings:
     guardrails_skip: str = setting(
         "", "ids of guardrails to switch off, comma-separated", example="injection.reveal,leak.key"
     )
+    auth: Literal["off", "jwt", "keys", "both"] = setting(
+        "off",
+        "how callers show who they are: off (they need not), jwt (tokens), keys (API keys) or both",
+        example="jwt",
+    )
+    allow_anonymous: bool = setting(
+        False,  # noqa: FBT003 (it is the default of the field it stands in)
+        "whether other machines may call while CHAT_AUTH is off: true or false",
+        example="true",
+    )
+    jwt_secret: Secret = setting(
+        Secret(""), "the secret that tokens are signed with (HS256), at least 32 bytes", example=EXAMPLE_SECRET
+    )
+    jwt_jwks: str = setting(
+        "",
+        "the public keys that tokens are signed with (RS256, ES256), as a JWK set: a file, or an https address",
+        example="https://login.example.org/.well-known/jwks.json",
+    )
+    jwt_issuer: str = setting(
+        "",
+        "whose tokens are taken (the claim iss); unset: anybody's who has the key",
+        example="https://login.example.org",
+    )
+    jwt_audience: str = setting(
+        "", "whom tokens must be meant for (the claim aud); unset: those that name nobody", example="chat-grpc"
+    )
+    jwt_user_claim: Annotated[str, Meta(min_length=1)] = setting(
+        "sub", "the claim of a token that is its bearer's user_id", example="sub"
+    )
+    api_keys_file: str = setting(
+        "", "the file of API keys, which `chat-grpc admin key add NAME` writes", example="./data/api-keys.jsonl"
+    )
+    token: Secret = setting(
+        Secret(""), "the token or API key that the commands chat and history show to the server", example="cgk_..."
+    )
+    reflection: Literal["auto", "true", "false"] = setting(
+        "auto",
+        "whether clients may list and describe the services; auto: where only this machine can call",
+        example="true",
+    )
+    tls_cert_file: str = setting(
+        "", "the server's certificate and its chain (PEM); unset: no TLS", example="./certs/server.pem"
+    )
+    tls_key_file: str = setting("", "its private key (PEM)", example="./certs/server.key")
+    tls_client_ca_file: str = setting(
+        "",
+        "the authorities (PEM) of the certificates that clients must show; unset: none is asked for",
+        example="./certs/clients.pem",
+    )
+    tls_ca_file: str = setting(
+        "",
+        "the authorities (PEM) that Envoy and the commands know the server's certificate by; unset: they speak no TLS to it",
+        example="./certs/authority.pem",
+    )
     grpc_host: Host = setting("127.0.0.1", "the address the server listens on", example="127.0.0.1")
     grpc_port: Port = setting(50052, "the port the server listens on", example="50052")
     http_host: Host = setting("127.0.0.1", "the address Envoy listens on", example="127.0.0.1")
@@ -381,6 +438,7 @@ def _contradictions(settings: Settings) -> Iterator[str]:
             yield f"CHAT_DATABASE_URL: {error}, for example dynamodb://chat?region=us-east-1"
     if settings.page_token_secret and len(settings.page_token_secret.reveal()) < MIN_SECRET:
         yield f"CHAT_PAGE_TOKEN_SECRET: must have at least {MIN_SECRET} characters; leave it unset to have one made"
+    yield from rules.faults(settings)
 
 
 def _is_choice(hint: Any) -> bool:

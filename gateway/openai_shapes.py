@@ -18,7 +18,9 @@ EmptyList = Annotated[list[Any], Meta(max_length=0)]
 EmptyObject = Annotated[dict[str, Any], Meta(max_length=0)]
 FilterText = Annotated[str, Meta(max_length=MAX_FILTER_TEXT)]
 FinishReason = Literal["stop", "length", "content_filter"]
-ErrorType = Literal["invalid_request_error", "permission_error", "rate_limit_error", "server_error"]
+ErrorType = Literal[
+    "invalid_request_error", "authentication_error", "permission_error", "rate_limit_error", "server_error"
+]
 
 REFUSED = {
     "audio": "audio is not written here; leave it out",

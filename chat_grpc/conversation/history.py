@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from chat_grpc.conversation import rules
+from chat_grpc.conversation import access, rules
 from chat_grpc.conversation.page_tokens import PageTokens
 from chat_grpc.conversation.sessions import Sessions
 from chat_grpc.domain import Message
@@ -35,11 +35,16 @@ class History:
     async def list_messages(self, user_id: str, session_id: str, *, page_size: int, page_token: str) -> Page:
         """Return one page; page_size 0 means 20, more than 100 means 100.
 
+        A caller who has shown who it is, and names neither id, is given its own.
+
         Raises:
             InvalidRequest: neither or both ids, a negative page_size, or a
                 page_token that this query did not return.
+            Forbidden: they are another user's.
             StorageUnavailable: the history can't be read.
         """
+        if not session_id:
+            user_id = access.owner(user_id)
         violations = list(_scope_violations(user_id, session_id))
         if page_size < 0:
             violations.append(Violation("page_size", f"must be 0 to {MAX_PAGE}"))
@@ -55,6 +60,7 @@ class History:
             raise InvalidRequest(violations)
         size = min(page_size or DEFAULT_PAGE, MAX_PAGE)
         messages = await self._storage.list_messages(scope, limit=size + 1, before=before)
+        access.check_session(messages)
         more = len(messages) > size
         return Page(messages[:size], self._page_tokens.write(messages[size - 1], scope) if more else "")
 
@@ -63,12 +69,20 @@ class History:
 
         Raises:
             InvalidRequest: neither or both ids.
+            Forbidden: they are another user's; nothing was deleted.
             StorageUnavailable: nothing was deleted.
         """
+        if user_id:
+            access.owner(user_id)
         violations = list(_scope_violations(user_id, session_id))
         if violations:
             raise InvalidRequest(violations)
         scope = Scope(user_id, session_id.lower())
+        if session_id and access.identity() is not None:
+            latest = await self._storage.list_messages(scope, limit=1)
+            if not latest:  # it may go on, as somebody's who has not finished a message yet
+                return 0
+            access.check_session(latest)
         deleted = await self._storage.delete_messages(scope)
         self._sessions.forget(scope)
         return deleted

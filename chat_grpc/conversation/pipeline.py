@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from chat_grpc.cache import Cache, CachedAnswer
-from chat_grpc.conversation import ids, prompt, requests, rules
+from chat_grpc.conversation import access, ids, prompt, requests, rules
 from chat_grpc.conversation.admission import Admission
 from chat_grpc.conversation.answering import Answering, Direct, Sending
 from chat_grpc.conversation.flight import Flight, Flights, key_of
@@ -139,6 +139,8 @@ class Conversation:
                 Conflict before anything was kept; StorageUnavailable and
                 ModelError at any point.
         """
+        if (user_id := access.speaker(request.user_id)) != request.user_id:
+            request = replace(request, user_id=user_id)
         rules.check_request(request, models=self._models.models)
         call = context.call()
         call.user_id, call.session_id = request.user_id, request.session_id
