@@ -311,7 +311,9 @@ class Conversation:
     def _begin_to_keep(self, answering: Answering, message: Message) -> asyncio.Task[bool]:
         # A task, not to be broken off: whoever settles the message has to know whether it is there.
         answering.kept = kept = self._track(asyncio.ensure_future(self._storage.add(message)))
-        kept.add_done_callback(lambda _: self._say_kept(answering, kept))
+        # Said a turn of the loop later, so that a model's request which waits for this goes out first.
+        say_soon = asyncio.get_running_loop().call_soon
+        kept.add_done_callback(lambda _: say_soon(self._say_kept, answering, kept))
         return kept
 
     def _say_kept(self, answering: Answering, kept: asyncio.Task[bool]) -> None:
@@ -383,6 +385,7 @@ class Conversation:
         with self._flights.begin(key) as flight:
             answering.prompt = asked
             answering.stays_for(lambda: self._abandon(answering, flight, key))
+            await asyncio.sleep(0)  # the keeping begins now, not when there is nothing else to do
             written = await self._generate(answering, flight)
             flight.answer = written
             flight.text.close()

@@ -87,8 +87,9 @@ class Origin:
     ) -> Response:
         """Send a request, and return its response as soon as the head of that is there.
 
-        ``ready`` is awaited when nothing is left to do but to send. The caller closes or releases the response. Cancelling this closes the
-        connection, which tells an origin that works on the request to stop.
+        ``ready`` is awaited when nothing is left to do but to send. The caller
+        closes or releases the response. Cancelling this closes the connection,
+        which tells an origin that works on the request to stop.
 
         Raises:
             HTTPError: there is no response.

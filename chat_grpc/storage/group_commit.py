@@ -89,7 +89,8 @@ class WritingConnection(aiosqlite.Connection):
             loop.call_later(GATHER_SECONDS, self._begin, loop)
         else:
             self._skip -= 1
-            self._begin(loop)
+            # Not at once: whatever else this turn of the loop writes goes along.
+            loop.call_soon(self._begin, loop)
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         group, self._waiting = self._waiting, []
