@@ -23,8 +23,8 @@ from chat_grpc.cache.memory import MemoryCache
 from chat_grpc.conversation.admission import Admission
 from chat_grpc.conversation.health import HealthReporter
 from chat_grpc.conversation.history import History
-from chat_grpc.conversation.limits import Rate
-from chat_grpc.conversation.pipeline import Conversation
+from chat_grpc.conversation.limits import MemoryTokenBuckets, Rate
+from chat_grpc.conversation.pipeline import TENANT, Conversation
 from chat_grpc.conversation.sessions import Sessions
 from chat_grpc.conversation.system_prompt import SystemPrompt
 from chat_grpc.errors import ChatError
@@ -42,6 +42,7 @@ from chat_grpc.rpc.observer import ObservingInterceptor
 from chat_grpc.rpc.reflection import add_reflection
 from chat_grpc.rpc.servicers import ChatServicer, HealthServicer, HistoryServicer
 from chat_grpc.settings import Settings
+from chat_grpc.shared import SharedState
 from chat_grpc.storage.sqlite import SQLiteStorage
 from chat_grpc.telemetry import logs
 from chat_grpc.telemetry.measured import MeasuredCache, MeasuredRetriever, MeasuredStorage, TracedModels
@@ -132,7 +133,11 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
         memory = MemoryCache(ttl=settings.cache_seconds, max_bytes=settings.cache_megabytes * 1_000_000)
         stack.push_async_callback(memory.close)
         sessions = Sessions(storage, ttl=settings.session_ttl, turns=settings.session_turns)
-        admission = _admission(settings)
+        buckets = MemoryTokenBuckets()
+        shared = await _open_shared(settings, buckets, metrics)
+        if shared is not None:
+            stack.push_async_callback(shared.close)
+        admission = _admission(settings, buckets, shared=shared is not None)
         conversation = Conversation(
             models=models,
             retriever=retriever,
@@ -146,6 +151,7 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
             prices=prices,
             max_tokens=settings.llm_max_tokens,
             metrics=metrics,
+            shared=shared,
         )
         stack.push_async_callback(conversation.close)
         metrics.breakers(chain.states)
@@ -156,15 +162,34 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
             settings,
             (models.open, prices.preload, system_prompt.text),
             conversation,
-            History(storage, sessions),
-            HealthReporter(retriever=retriever, models=models, storage=storage, sessions=sessions),
+            History(storage, sessions, shared),
+            HealthReporter(retriever=retriever, models=models, storage=storage, sessions=sessions, shared=shared),
             models,
             metrics,
             tracer,
         )
 
 
-def _admission(settings: Settings) -> Admission:
+async def _open_shared(settings: Settings, buckets: MemoryTokenBuckets, metrics: Metrics) -> SharedState | None:
+    """Open what several servers share, if there are several."""
+    if not settings.redis_url:
+        return None
+    from chat_grpc.shared.redis import RedisState  # it takes as long to import as half of the rest
+
+    state = RedisState(
+        settings.redis_url.reveal(),
+        tenant=TENANT,
+        known=buckets,
+        answer_seconds=settings.cache_seconds,
+        session_seconds=settings.session_ttl,
+        session_turns=settings.session_turns,
+        outage=metrics.redis_lost,
+    )
+    await state.open_link()
+    return state
+
+
+def _admission(settings: Settings, buckets: MemoryTokenBuckets, *, shared: bool) -> Admission:
     return Admission(
         user_limit=Rate.parse(settings.rate_limit),
         address_limit=Rate.parse(settings.address_rate_limit),
@@ -173,6 +198,8 @@ def _admission(settings: Settings) -> Admission:
         streams_total=settings.max_streams,
         queue_length=settings.queue_length,
         queue_seconds=settings.queue_seconds,
+        buckets=buckets,
+        shared=shared,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import os
+import re
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -189,6 +190,11 @@ class Settings:
     database_url: DatabaseUrl = setting(
         "sqlite+aiosqlite:///./data/chat.db", "where messages are kept", example="sqlite+aiosqlite:///./data/chat.db"
     )
+    redis_url: Secret = setting(
+        Secret(""),
+        "the Redis that several servers share answers, sessions and limits in; unset: this server shares with nobody",
+        example="redis://127.0.0.1:6379/0",
+    )
     cache_seconds: Annotated[float, Meta(ge=0, le=2_592_000)] = setting(
         3600.0, "seconds for which the answer to an equal request is given again; 0 keeps none", example="3600"
     )
@@ -327,6 +333,12 @@ def _contradictions(settings: Settings) -> Iterator[str]:
     from chat_grpc.llm.lineup import faults
 
     yield from faults(settings)
+    if settings.redis_url and not re.fullmatch(r"(rediss?|unix)://\S+", settings.redis_url.reveal()):
+        # Without its value, which may hold a password.
+        yield (
+            "CHAT_REDIS_URL: must be an address of Redis (redis://, rediss:// or unix://), "
+            "for example CHAT_REDIS_URL=redis://127.0.0.1:6379/0"
+        )
 
 
 def _is_choice(hint: Any) -> bool:

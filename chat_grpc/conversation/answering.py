@@ -8,11 +8,13 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from chat_grpc.cache import CachedAnswer
 from chat_grpc.conversation.log import Log, Place
 from chat_grpc.conversation.sessions import Session
 from chat_grpc.domain import ChatRequest, Event, Message, Part, Retrieved
 from chat_grpc.errors import Draining
 from chat_grpc.llm import Prompt
+from chat_grpc.shared import Lease, Opening
 
 Direct: TypeAlias = Callable[[str], Awaitable[None] | None]
 """Gives a reader a piece of text; what it returns, if anything, is to be awaited before the next."""
@@ -35,6 +37,23 @@ class Sending:
     budget: int
 
 
+@dataclass(slots=True)
+class Common:
+    """What other servers know of a message, and are to be told.
+
+    Attributes:
+        opening: what they know; None while they can't be asked.
+        lease: the right to write the answer, until they are told that it has ended.
+        written: the answer that was written here.
+        keep: whether it may be given for later requests.
+    """
+
+    opening: Opening | None
+    lease: Lease | None = None
+    written: CachedAnswer | None = None
+    keep: bool = False
+
+
 class Answering:
     """A message that is being answered.
 
@@ -53,6 +72,7 @@ class Answering:
         pieces: the text so far.
         degraded: the parts that were missing.
         abandoned: its readers have left, and it goes on only for others.
+        common: what other servers know of it; None where there are none.
     """
 
     __slots__ = (
@@ -64,6 +84,7 @@ class Answering:
         "_readers",
         "abandoned",
         "asked",
+        "common",
         "degraded",
         "digest",
         "found",
@@ -94,6 +115,7 @@ class Answering:
         self.pieces: list[str] = []
         self.degraded: tuple[Part, ...] = ()
         self.abandoned = False
+        self.common: Common | None = None
         self.task: asyncio.Task[None] | None = None
         self._events: Log[Event] = Log()
         self._readers = 0

@@ -13,6 +13,7 @@ from chat_grpc.conversation import rules
 from chat_grpc.conversation.sessions import Sessions
 from chat_grpc.domain import Message
 from chat_grpc.errors import InvalidRequest, Violation
+from chat_grpc.shared import SharedState
 from chat_grpc.storage import Cursor, Scope, Storage
 
 DEFAULT_PAGE = 20
@@ -33,9 +34,10 @@ class Page:
 class History:
     """What was said, by user or by session."""
 
-    def __init__(self, storage: Storage, sessions: Sessions) -> None:
+    def __init__(self, storage: Storage, sessions: Sessions, shared: SharedState | None = None) -> None:
         self._storage = storage
         self._sessions = sessions
+        self._shared = shared
 
     async def list_messages(self, user_id: str, session_id: str, *, page_size: int, page_token: str) -> Page:
         """Return one page; page_size 0 means 20, more than 100 means 100.
@@ -76,6 +78,8 @@ class History:
         scope = Scope(user_id, session_id.lower())
         deleted = await self._storage.delete_messages(scope)
         self._sessions.forget(scope)
+        if self._shared is not None:
+            await self._shared.forget(scope)
         return deleted
 
 

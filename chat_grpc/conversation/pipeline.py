@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from chat_grpc.cache import Cache, CachedAnswer
-from chat_grpc.conversation import ids, prompt, requests, rules
+from chat_grpc.conversation import admission, ids, prompt, requests, rules
 from chat_grpc.conversation.admission import Admission
-from chat_grpc.conversation.answering import Answering, Direct, Sending
-from chat_grpc.conversation.flight import Flight, Flights, key_of
-from chat_grpc.conversation.sessions import Session, Sessions
+from chat_grpc.conversation.answering import Answering, Common, Direct, Sending
+from chat_grpc.conversation.flight import Flight, Flights, base_of, key_of
+from chat_grpc.conversation.limits import Claim
+from chat_grpc.conversation.sessions import Session, Sessions, foreign
 from chat_grpc.conversation.system_prompt import SystemPrompt
 from chat_grpc.domain import (
     ChatRequest,
@@ -37,6 +38,7 @@ from chat_grpc.llm.contexts import Contexts
 from chat_grpc.llm.prices import Prices
 from chat_grpc.llm.tokens import TokenCounter
 from chat_grpc.retrieval import Retriever
+from chat_grpc.shared import Asking, Closing, Lease, NotShared, SharedState, writer_lost
 from chat_grpc.storage import Storage
 from chat_grpc.telemetry import context, logs
 from chat_grpc.telemetry.metrics import Metrics
@@ -69,6 +71,7 @@ class Conversation:
         prices: what they cost.
         max_tokens: how long an answer may get where the request does not say.
         metrics: where it is counted what became of them.
+        shared: what other servers know; None where there are none.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class Conversation:
         prices: Prices,
         max_tokens: int,
         metrics: Metrics,
+        shared: SharedState | None = None,
     ) -> None:
         self._models = models
         self._retriever = retriever
@@ -99,6 +103,7 @@ class Conversation:
         self._prices = prices
         self._max_tokens = max_tokens
         self._metrics = metrics
+        self._shared = shared
         self._flights = Flights()
         self._named: dict[str, Answering] = {}
         self._working: set[asyncio.Task[Any]] = set()
@@ -123,8 +128,8 @@ class Conversation:
         rules.check_request(request, models=self._models.models)
         call = context.call()
         call.user_id, call.session_id = request.user_id, request.session_id
-        async with self._admission.enter(request):
-            answering = await self._answering(request)
+        async with self._admission.enter(request) as unpaid:
+            answering = await self._answering(request, unpaid)
             try:
                 if answering.task is None:
                     await self._look_and_begin(answering)
@@ -158,7 +163,7 @@ class Conversation:
         while self._working:
             await asyncio.wait(self._working)
 
-    async def _answering(self, request: ChatRequest) -> Answering:
+    async def _answering(self, request: ChatRequest, unpaid: Sequence[Claim]) -> Answering:
         """Return the answer to read: the one that the request's name stands for, or a new one."""
         sending = await self._sending(request)
         key = requests.key_of(request)
@@ -166,21 +171,95 @@ class Conversation:
         while True:
             if known := self._named.get(key):
                 requests.check_same(digest, known.digest)
-                if known.joinable:
+                if unpaid:
+                    await self._pay(unpaid)
+                    unpaid = ()
+                elif known.joinable:
                     return known
-                # Its readers have left and it is about to end: then it may be tried again.
-                assert known.task is not None  # noqa: S101 (it was started before it was named)
-                await asyncio.wait((known.task,))
+                else:
+                    # Its readers have left and it is about to end: then it may be tried again.
+                    assert known.task is not None  # noqa: S101 (it was started before it was named)
+                    await asyncio.wait((known.task,))
                 continue
-            session = await self._sessions.open(request.session_id, request.user_id)
+            if self._shared is None:
+                session, common, searching = await self._sessions.open(request.session_id, request.user_id), None, None
+            else:
+                session, common, searching = await self._open_shared(self._shared, request, unpaid, sending)
+                unpaid = ()
             if key not in self._named:  # nobody came first meanwhile
                 break
             self._sessions.discard(session, request.session_id)
+            self._tell(common, None)
         answering = Answering(request, session, self._new_message(request, session, key, digest), digest, sending)
+        answering.common, answering.searching = common, searching
+        if common is not None and common.opening is None:
+            answering.degraded = (Part.CACHE,)
         if key:  # others may join it from now on
             self._named[key] = answering
             self._begin(answering).add_done_callback(lambda _: self._named.pop(key, None))
         return answering
+
+    async def _pay(self, claims: Sequence[Claim]) -> None:
+        """Take tokens that all servers take from, or this one's own while those are out of reach."""
+        assert self._shared is not None  # noqa: S101 (else they were taken on entering)
+        try:
+            shortage = await self._shared.take(claims)
+        except NotShared:
+            self._metrics.unshared()
+            await self._admission.take(claims)
+        else:
+            admission.check(shortage)
+
+    async def _open_shared(
+        self, shared: SharedState, request: ChatRequest, unpaid: Sequence[Claim], sending: Sending
+    ) -> tuple[Session, Common, asyncio.Task[Retrieved | None] | None]:
+        """Return the session, what the other servers know, and the search for passages, which has ended.
+
+        They are asked once for everything, and so not before it is known what the
+        answer depends on: the passages.
+        """
+        options = request.options
+        searching = asyncio.ensure_future(self._retrieve(request)) if options.retrieval else None
+        try:
+            found = await searching if searching else Retrieved((), 0)
+            known = self._sessions.known(request.session_id) if request.session_id else None
+            asking = Asking(
+                claims=unpaid,
+                session_id=request.session_id.lower(),
+                user_id=request.user_id,
+                known=known.digest if known else None,
+                base=base_of(
+                    request,
+                    found.passages if found else None,
+                    tenant=TENANT,
+                    model=sending.model,
+                    max_tokens=sending.max_tokens,
+                    setting=f"{sending.budget}\n{sending.system}",
+                ),
+                remembers=request.history is None,
+                lookup=not options.skip_cache,
+            )
+            try:
+                opening = await shared.open(asking)
+            except NotShared:
+                self._metrics.unshared()
+                await self._admission.take(unpaid)
+                return await self._sessions.open(request.session_id, request.user_id), Common(None), searching
+        except BaseException:
+            if searching:
+                searching.cancel()
+            raise
+        admission.check(opening.shortage)
+        if opening.foreign:
+            raise foreign()
+        common = Common(opening, lease=opening.lease)
+        if not request.session_id:
+            return await self._sessions.open("", request.user_id), common, searching
+        if opening.known:
+            session = self._sessions.adopt(request.session_id, request.user_id, opening.digest, opening.exchanges)
+        else:
+            session = await self._sessions.restore(request.session_id, request.user_id)
+        return session, common, searching
 
     def _begin(self, answering: Answering) -> asyncio.Task[None]:
         return self._track(answering.start(self._answer(answering)))
@@ -200,6 +279,7 @@ class Conversation:
         except BaseException as error:
             if searching:
                 searching.cancel()
+            self._tell(answering.common, error)
             if answering.message.status is Status.PENDING:
                 await self._settle_failure(answering, Draining() if Draining.ended(error) else error)
             raise
@@ -244,12 +324,14 @@ class Conversation:
             if asked := answering.asked or await self._look(answering):
                 await self._write(answering, asked)
         except BaseException as error:
+            self._tell(answering.common, error)
             if answering.message.status is Status.PENDING:
                 await self._settle_failure(answering, answering.cause(error))
             raise
         finally:
             if answering.searching:
                 answering.searching.cancel()
+            self._tell(answering.common, None)
 
     def _search(self, answering: Answering) -> asyncio.Task[Retrieved | None] | None:
         """Begin to look for passages, if they are wanted."""
@@ -266,10 +348,18 @@ class Conversation:
         if answering.found.passages:
             answering.message = replace(answering.message, passages=answering.found.passages)
         if found is None:
-            answering.degraded = (Part.RETRIEVAL,)
+            answering.degraded += (Part.RETRIEVAL,)
         answering.asked = asked = await self._prompt(answering, found)
-        answering.key = key_of(asked, tenant=TENANT, model=answering.sending.model)
-        if not answering.request.options.skip_cache and (cached := await self._cache.get(answering.key)) is not None:
+        opening = answering.common.opening if answering.common else None
+        if opening is not None and opening.key:
+            answering.key, cached = opening.key, opening.answer
+            if not answering.request.options.skip_cache:
+                self._metrics.cache(hit=cached is not None)
+        else:
+            answering.key = key_of(asked, tenant=TENANT, model=answering.sending.model)
+            ask = opening is None and not answering.request.options.skip_cache
+            cached = await self._cache.get(answering.key) if ask else None
+        if cached is not None:
             await self._complete(answering, cached, cached=True)
             return None
         return asked
@@ -317,16 +407,28 @@ class Conversation:
         if flight is not None and not answering.request.options.skip_cache:
             await self._follow(answering, flight)
             return
+        common = answering.common
+        if common and (cached := await self._just_written(answering, common)):
+            answering.say_text(cached.text)
+            await self._complete(answering, cached, cached=True)
+            return
         with self._flights.begin(key) as flight:
-            answering.prompt = asked
             answering.stays_for(lambda: self._abandon(answering, flight, key))
-            written = await self._generate(answering, flight)
+            relayed = await self._relay(answering, flight, common) if common and common.opening else None
+            if relayed is None:
+                answering.prompt = asked
+                if common and common.lease and self._shared:
+                    self._shared.fly(common.lease, flight)
+            written = relayed or await self._generate(answering, flight)
             flight.answer = written
             flight.text.close()
-            if Part.LLM not in answering.degraded and written.finish_reason is not FinishReason.CONTENT_FILTER:
+            keep = Part.LLM not in answering.degraded and written.finish_reason is not FinishReason.CONTENT_FILTER
+            if common and common.opening:
+                common.written, common.keep = written, keep and relayed is None
+            if keep:  # here also where it is shared: the others are told later, and this server's readers come at once
                 await self._cache.put(key, written)
         if not answering.abandoned:
-            await self._complete(answering, written, cached=False)
+            await self._complete(answering, written, cached=relayed is not None)
 
     async def _generate(self, answering: Answering, flight: Flight) -> CachedAnswer:
         """Have the answer written and passed on as it comes, and return the whole."""
@@ -396,6 +498,37 @@ class Conversation:
         opened.succeeded()
         return piece
 
+    async def _just_written(self, answering: Answering, common: Common) -> CachedAnswer | None:
+        """Return the answer that this server wrote, where the others have not been told of it when they were asked."""
+        opening = common.opening
+        if opening is None or not opening.key or opening.writer or opening.lease:
+            return None
+        return None if answering.request.options.skip_cache else await self._cache.get(opening.key)
+
+    async def _relay(self, answering: Answering, flight: Flight, common: Common) -> CachedAnswer | None:
+        """Give the answer that another server writes; None if it has to be written here.
+
+        Raises:
+            ChatError: writing it failed, or broke off when a part of it had been given.
+        """
+        assert self._shared is not None  # noqa: S101 (it was asked)
+        writer = common.opening.writer if common.opening else ""
+        if writer:
+            self._metrics.followed()
+        while writer:
+            async with aclosing(self._shared.follow(answering.key, writer)) as pieces:
+                async for piece in pieces:
+                    if isinstance(piece, CachedAnswer):
+                        return piece
+                    answering.say_text(piece)
+                    flight.text.append(piece)
+            taken = await self._shared.take_over(answering.key, writer)
+            if isinstance(taken, Lease):
+                common.lease = taken
+                break
+            writer = taken
+        return None
+
     async def _follow(self, answering: Answering, flight: Flight) -> None:
         """Give the answer that is being written for an equal request."""
         self._metrics.followed()
@@ -421,6 +554,10 @@ class Conversation:
         """Give the answer that is kept for an earlier request of this name."""
         self._sessions.discard(answering.session, answering.request.session_id)
         kept = await self._storage.find_request(answering.message.request_key)
+        if kept is not None and kept.status is Status.PENDING and answering.common:
+            kept = await self._read_along(answering, answering.common, kept)
+            if kept is None:
+                return
         if kept is None or kept.status is Status.PENDING:
             raise Conflict(
                 "the request is being answered elsewhere; ask again for its answer",
@@ -433,6 +570,40 @@ class Conversation:
         answering.say(Retrieved(kept.passages, 0))
         answering.say_text(kept.answer)
         answering.say(_completed(kept))
+
+    async def _read_along(self, answering: Answering, common: Common, kept: Message) -> Message | None:
+        """Give the answer that another server writes for a request of this name.
+
+        Returns:
+            The message as it is kept then, if nothing of it has been given; else None.
+
+        Raises:
+            ChatError: writing it failed, or broke off.
+        """
+        opening = common.opening
+        if self._shared is None or opening is None or not opening.writer:
+            return kept
+        requests.check_same(answering.digest, kept.request_digest)
+        answering.key = opening.key
+        answering.message = kept
+        begun = False
+        async with aclosing(self._shared.follow(opening.key, opening.writer)) as pieces:
+            async for piece in pieces:
+                if not begun:
+                    begun = True
+                    answering.say(Started(kept.id, kept.session_id, kept.request_id))
+                    answering.say(Retrieved(kept.passages, 0))
+                if not isinstance(piece, CachedAnswer):
+                    answering.say_text(piece)
+        # The answer is told to the others once it has been kept.
+        settled = await self._storage.find_request(kept.request_key)
+        if not begun:
+            return settled
+        if settled is None or settled.status is not Status.COMPLETED:
+            raise writer_lost()
+        answering.message = settled
+        answering.say(_completed(settled))
+        return None
 
     async def _retrieve(self, request: ChatRequest) -> Retrieved | None:
         """Return the passages, or None when the memory is missing."""
@@ -466,7 +637,10 @@ class Conversation:
             await asyncio.shield(self._track(asyncio.ensure_future(self._storage.settle(settled))))
         answering.message = settled
         self._metrics.message_ended(settled.status)
-        answering.session.exchanges.append(Exchange(settled.message, settled.answer))
+        exchange = Exchange(settled.message, settled.answer)
+        answering.session.exchanges.append(exchange)
+        if answering.common is not None:
+            await self._share(answering, answering.common, exchange)
         log.debug(
             "answered", message_id=settled.id, model=settled.model, tokens=answer.usage.total_tokens, cached=cached
         )
@@ -474,6 +648,38 @@ class Conversation:
             self._say_found(answering)
             answering.say_text(answer.text)
         answering.say(_completed(settled))
+
+    async def _share(self, answering: Answering, common: Common, exchange: Exchange) -> None:
+        """Tell the other servers what was said, and whoever waits for the answer what it is."""
+        assert self._shared is not None  # noqa: S101 (else there is nothing in common)
+        if common.opening is None:
+            self._shared.missed(answering.session)
+            return
+        closing = Closing(
+            session=answering.session,
+            exchange=exchange,
+            key=answering.key,
+            answer=common.written,
+            keep=common.keep,
+            lease=common.lease,
+        )
+        common.lease = None
+        # Not to be broken off: the lease has ended for this server.
+        await asyncio.shield(self._track(asyncio.ensure_future(self._shared.close_message(closing))))
+
+    def _tell(self, common: Common | None, error: BaseException | None) -> None:
+        """Let a lease end that has not ended yet, and tell whoever waits for the answer why there is none."""
+        if common is None or common.lease is None or self._shared is None:
+            return
+        closing = Closing(
+            key=common.lease.key,
+            answer=common.written,
+            keep=common.keep,
+            lease=common.lease,
+            error=error if isinstance(error, ChatError) else None,
+        )
+        common.lease = None
+        self._track(asyncio.ensure_future(self._shared.close_message(closing)))
 
     async def _settle_failure(self, answering: Answering, error: BaseException) -> None:
         """Keep how a message ended that was not completed."""

@@ -99,6 +99,11 @@ class Metrics:
             ("limit",),
             [(limit,) for limit in LIMITS],
         )
+        self._outages = Counter("chat_grpc_redis_outages_total", "Times that Redis went out of reach.")
+        self._unshared = Counter(
+            "chat_grpc_unshared_messages_total",
+            "Messages held to this server's own limits, because Redis was out of reach.",
+        )
         self._memvid = Histogram(
             "chat_grpc_memvid_request_duration_seconds",
             "Time of the calls to memvid.",
@@ -124,6 +129,8 @@ class Metrics:
             self._followers,
             self._fallbacks,
             self._refusals,
+            self._outages,
+            self._unshared,
             self._memvid,
             self._storage,
         )
@@ -183,6 +190,14 @@ class Metrics:
     def refused(self, limit: str) -> None:
         """A message was refused, by the name of the limit that was reached."""
         self._refusals.add(limit)
+
+    def redis_lost(self) -> None:
+        """Redis went out of reach."""
+        self._outages.add()
+
+    def unshared(self) -> None:
+        """A message was held to this server's own limits, because Redis was out of reach."""
+        self._unshared.add()
 
     def memvid(self, operation: str, seconds: float, outcome: str) -> None:
         """A call to memvid ended: ok, timeout, unavailable or cancelled."""
