@@ -133,9 +133,9 @@ UPGRADE ?=
 
 .PHONY: lock
 lock: $(VENV)/dev.stamp ## write requirements/*.txt anew from pyproject.toml (UPGRADE=--upgrade: newest versions)
-	$(LOCK) $(UPGRADE) pyproject.toml --extra embedded --extra litellm --group build --group explore \
+	$(LOCK) $(UPGRADE) pyproject.toml --extra embedded --extra litellm --extra redis --group build --group explore \
 		--output-file requirements/run.txt
-	$(LOCK) $(UPGRADE) pyproject.toml --extra embedded --extra litellm --group dev --constraint requirements/run.txt \
+	$(LOCK) $(UPGRADE) pyproject.toml --extra embedded --extra litellm --extra redis --group dev --constraint requirements/run.txt \
 		--output-file requirements/dev.txt
 	$(LOCK) $(UPGRADE) requirements/bench.in --output-file requirements/bench.txt
 	$(LOCK) $(UPGRADE) requirements/local-model.in --no-deps --output-file requirements/local-model.txt

@@ -27,7 +27,7 @@ from chat_grpc.conversation.limits import MemoryTokenBuckets, Rate
 from chat_grpc.conversation.pipeline import TENANT, Conversation
 from chat_grpc.conversation.sessions import Sessions
 from chat_grpc.conversation.system_prompt import SystemPrompt
-from chat_grpc.errors import ChatError
+from chat_grpc.errors import ChatError, Unavailable
 from chat_grpc.llm import Models
 from chat_grpc.llm.catalog import Catalog
 from chat_grpc.llm.contexts import Contexts
@@ -171,20 +171,31 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
 
 
 async def _open_shared(settings: Settings, buckets: MemoryTokenBuckets, metrics: Metrics) -> SharedState | None:
-    """Open what several servers share, if there are several."""
+    """Open what several servers share, if there are several.
+
+    Raises:
+        Unavailable: the package for it is not installed, or the address can't be read.
+    """
     if not settings.redis_url:
         return None
-    from chat_grpc.shared.redis import RedisState  # it takes as long to import as half of the rest
+    from chat_grpc.shared.redis import RedisState
 
-    state = RedisState(
-        settings.redis_url.reveal(),
-        tenant=TENANT,
-        known=buckets,
-        answer_seconds=settings.cache_seconds,
-        session_seconds=settings.session_ttl,
-        session_turns=settings.session_turns,
-        outage=metrics.redis_lost,
-    )
+    try:
+        state = RedisState(
+            settings.redis_url.reveal(),
+            tenant=TENANT,
+            known=buckets,
+            answer_seconds=settings.cache_seconds,
+            session_seconds=settings.session_ttl,
+            session_turns=settings.session_turns,
+            outage=metrics.redis_lost,
+        )
+    except ModuleNotFoundError:
+        raise Unavailable(
+            "CHAT_REDIS_URL is set, but the package redis is not installed; install chat-grpc[redis]"
+        ) from None
+    except ValueError:  # without its text, which may quote a password
+        raise Unavailable("CHAT_REDIS_URL can't be read; it has the form redis://name:password@host:6379/0") from None
     await state.open_link()
     return state
 

@@ -95,6 +95,7 @@ class Published:
         self._wanted: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._renewing: asyncio.Task[None] | None = None
+        self._closed = False  # see Link.closed
         self.times = {"stream_ms": round(STREAM_SECONDS * 1000), "wanted_ms": round(WANTED_SECONDS * 1000)}
 
     def start(self) -> None:
@@ -121,6 +122,7 @@ class Published:
 
     async def close(self) -> None:
         """Stop all of it."""
+        self._closed = True
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -133,7 +135,7 @@ class Published:
         return task
 
     async def _renew(self) -> None:
-        while self._held:
+        while self._held and not self._closed:
             await asyncio.sleep(self._lease_seconds / 3)
             leases = [(self._names.flight(lease.key), lease.value) for lease in self._held.values()]
             try:
@@ -145,7 +147,7 @@ class Published:
     async def _listen(self) -> None:
         """Take what others want from the inbox."""
         inbox, redis = self._names.inbox(self._server), self._link.waiting
-        while True:
+        while not self._closed:
             try:
                 found = await self._link.wait(lambda: redis.blpop([inbox], timeout=WAIT_SECONDS))
             except NotShared:

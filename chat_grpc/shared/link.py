@@ -19,6 +19,8 @@ RETRY_SECONDS = 0.5
 """How often a Redis that is out of reach is tried again, by nobody who waits for it."""
 WAIT_SECONDS = 2.0
 """Seconds that a question may take that is answered when something happens."""
+MAX_WAITING = 10_000
+"""More than a server answers messages at once, each of which may wait for another server."""
 CONNECTIONS = 8
 """Questions at once, more than a Redis nearby can be kept busy by. Further ones wait for their turn, which is this server's own matter and no fault of Redis."""
 
@@ -38,6 +40,8 @@ class Link:
 
     Attributes:
         up: whether it is in reach, as far as is known.
+        closed: whether it is closed. A loop looks at this, too: a cancellation that comes
+            together with the end of a time limit is lost.
         recover: called before an outage ends; raises NotShared if it has not.
     """
 
@@ -61,7 +65,11 @@ class Link:
         self._places = asyncio.Semaphore(CONNECTIONS)
         self.redis = Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=once)
         self.waiting = Redis.from_url(
-            url, socket_timeout=WAIT_SECONDS + 2 * timeout, socket_connect_timeout=timeout, retry=once
+            url,
+            max_connections=MAX_WAITING,
+            socket_timeout=WAIT_SECONDS + 2 * timeout,
+            socket_connect_timeout=timeout,
+            retry=once,
         )
         """For questions that are answered when something happens, within WAIT_SECONDS."""
         self._probe = probe
@@ -71,6 +79,7 @@ class Link:
         self._watching: asyncio.Task[None] | None = None
         self.recover: Callable[[], Awaitable[None]] | None = None
         self.up = True
+        self.closed = False
 
     async def run(self, script: str, key: str, args: Mapping[str, Any], *, probing: bool = False) -> Any:
         """Run a script and return what it returns.
@@ -102,7 +111,7 @@ class Link:
         return await self._asked(question, 2 * WAIT_SECONDS, probing=False)
 
     async def _asked(self, question: Callable[[], Any], seconds: float, *, probing: bool) -> Any:
-        if not (self.up or probing):
+        if self.closed or not (self.up or probing):
             raise NotShared
         try:
             async with asyncio.timeout(seconds):
@@ -121,6 +130,7 @@ class Link:
 
     async def close(self) -> None:
         """Close all connections."""
+        self.closed = True
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.wait((self._watching,))
@@ -144,7 +154,7 @@ class Link:
         self._watching = asyncio.ensure_future(self._watch())
 
     async def _watch(self) -> None:
-        while True:
+        while not self.closed:
             await asyncio.sleep(RETRY_SECONDS)
             try:
                 await self._try()
