@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import os
+import re
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -210,6 +211,11 @@ class Settings:
         "what page tokens are signed with, at least 16 characters, the same on every server; "
         "unset: a secret that the database keeps",
         example="a long random text",
+    )
+    redis_url: Secret = setting(
+        Secret(""),
+        "the Redis that several servers share answers, sessions and limits in; unset: this server shares with nobody",
+        example="redis://127.0.0.1:6379/0",
     )
     cache_seconds: Annotated[float, Meta(ge=0, le=2_592_000)] = setting(
         3600.0, "seconds for which the answer to an equal request is given again; 0 keeps none", example="3600"
@@ -439,6 +445,12 @@ def _contradictions(settings: Settings) -> Iterator[str]:
     if settings.page_token_secret and len(settings.page_token_secret.reveal()) < MIN_SECRET:
         yield f"CHAT_PAGE_TOKEN_SECRET: must have at least {MIN_SECRET} characters; leave it unset to have one made"
     yield from rules.faults(settings)
+    if settings.redis_url and not re.fullmatch(r"(rediss?|unix)://\S+", settings.redis_url.reveal()):
+        # Without its value, which may hold a password.
+        yield (
+            "CHAT_REDIS_URL: must be an address of Redis (redis://, rediss:// or unix://), "
+            "for example CHAT_REDIS_URL=redis://127.0.0.1:6379/0"
+        )
 
 
 def _is_choice(hint: Any) -> bool:
