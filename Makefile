@@ -124,18 +124,26 @@ bench: $(VENV)/dev.stamp $(BENCH_VENV)/venv.stamp ## measure against a bare rela
 bench-smoke: $(VENV)/dev.stamp $(BENCH_VENV)/venv.stamp ## the rows of CPU per token, short; fails 30 % beyond a limit
 	@exec $(BIN)/python benchmarks/run.py --smoke
 
+.PHONY: bench-history
+bench-history: $(VENV)/dev.stamp ## measure a page of a user with a million messages, SQLite and DynamoDB Local (ARGS="--messages 100000")
+	@PYTHONPATH=. $(BIN)/python benchmarks/history.py $(ARGS)
+
+.PHONY: bench-storage
+bench-storage: $(VENV)/dev.stamp ## measure what keeping messages in SQLite costs (ARGS="--synchronous full")
+	@exec $(BIN)/python benchmarks/storage.py $(ARGS)
+
 # --- looking after ----------------------------------------------------------
 
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header --no-annotate
+EXTRAS = --extra dynamodb --extra embedded --extra litellm --extra redis
 # Only what UPGRADE asks for moves: make lock UPGRADE=--upgrade, or UPGRADE="--upgrade-package grpcio".
 UPGRADE ?=
 
 .PHONY: lock
 lock: $(VENV)/dev.stamp ## write requirements/*.txt anew from pyproject.toml (UPGRADE=--upgrade: newest versions)
-	$(LOCK) $(UPGRADE) pyproject.toml --extra embedded --extra litellm --group build --group explore \
-		--output-file requirements/run.txt
-	$(LOCK) $(UPGRADE) pyproject.toml --extra embedded --extra litellm --group dev --constraint requirements/run.txt \
+	$(LOCK) $(UPGRADE) pyproject.toml $(EXTRAS) --group build --group explore --output-file requirements/run.txt
+	$(LOCK) $(UPGRADE) pyproject.toml $(EXTRAS) --group dev --constraint requirements/run.txt \
 		--output-file requirements/dev.txt
 	$(LOCK) $(UPGRADE) requirements/bench.in --output-file requirements/bench.txt
 	$(LOCK) $(UPGRADE) requirements/local-model.in --no-deps --output-file requirements/local-model.txt

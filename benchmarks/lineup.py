@@ -93,18 +93,22 @@ def client(*arguments: str) -> Iterator[Client]:
         process.wait(10)
 
 
-@contextmanager
-def server(url: str, **environ: str) -> Iterator[tuple[int, str]]:
-    """Run this server with its defaults, logs and telemetry too; yield its process and its address."""
-    environ = {
+def settings_for(url: str) -> dict[str, str]:
+    """Return the settings of this server over an upstream: its defaults, logs and telemetry too, and no limits."""
+    return {
         "CHAT_LLM_PROVIDER": "local",
         "CHAT_LLM_BASE_URL": url,
         "CHAT_LLM_MODEL": "bench",
         "CHAT_MEMVID_GRPC_URL": "127.0.0.1:9",
         "CHAT_LOG_LEVEL": "INFO",
         **UNLIMITED,
-        **environ,
     }
+
+
+@contextmanager
+def server(url: str, **environ: str) -> Iterator[tuple[int, str]]:
+    """Run this server; yield its process and its address."""
+    environ = {**settings_for(url), **environ}
     with (
         tempfile.TemporaryDirectory() as folder,
         processes.server(folder, subprocess.DEVNULL, **environ) as (process, address),

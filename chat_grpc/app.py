@@ -8,8 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import uvloop
@@ -19,15 +18,19 @@ from chat_grpc import __version__
 from chat_grpc._gen.chat.v1 import chat_pb2_grpc, history_pb2_grpc
 from chat_grpc._gen.chat.v1 import health_pb2_grpc as chat_health_pb2_grpc
 from chat_grpc._gen.gateway.v1 import docs_pb2_grpc, gateway_pb2_grpc, metrics_pb2_grpc, openai_pb2_grpc, web_pb2_grpc
+from chat_grpc.auth import authenticator, exposure
 from chat_grpc.cache.memory import MemoryCache
 from chat_grpc.conversation.admission import Admission
+from chat_grpc.conversation.guardrails.table import chosen as chosen_rules
 from chat_grpc.conversation.health import HealthReporter
 from chat_grpc.conversation.history import History
-from chat_grpc.conversation.limits import Rate
-from chat_grpc.conversation.pipeline import Conversation
+from chat_grpc.conversation.limits import MemoryTokenBuckets, Rate
+from chat_grpc.conversation.page_tokens import PAGE_TOKENS, PageTokens
+from chat_grpc.conversation.pipeline import TENANT, Conversation
+from chat_grpc.conversation.retention import Retention
 from chat_grpc.conversation.sessions import Sessions
 from chat_grpc.conversation.system_prompt import SystemPrompt
-from chat_grpc.errors import ChatError
+from chat_grpc.errors import ChatError, Unavailable
 from chat_grpc.llm import Models
 from chat_grpc.llm.catalog import Catalog
 from chat_grpc.llm.contexts import Contexts
@@ -36,13 +39,16 @@ from chat_grpc.llm.lineup import lineup
 from chat_grpc.llm.prices import Prices
 from chat_grpc.llm.tokens import TokenCounter
 from chat_grpc.retrieval.memvid import MemvidRetriever
+from chat_grpc.rpc.auth import AuthInterceptor
 from chat_grpc.rpc.interceptor import ErrorInterceptor
 from chat_grpc.rpc.lifecycle import InFlight, serve_until_signalled
 from chat_grpc.rpc.observer import ObservingInterceptor
 from chat_grpc.rpc.reflection import add_reflection
 from chat_grpc.rpc.servicers import ChatServicer, HealthServicer, HistoryServicer
-from chat_grpc.settings import Settings
-from chat_grpc.storage.sqlite import SQLiteStorage
+from chat_grpc.rpc.tls import ServerTLS
+from chat_grpc.settings import Settings, secrets
+from chat_grpc.shared import SharedState
+from chat_grpc.storage.opening import open_storage
 from chat_grpc.telemetry import logs
 from chat_grpc.telemetry.measured import MeasuredCache, MeasuredRetriever, MeasuredStorage, TracedModels
 from chat_grpc.telemetry.metrics import Metrics
@@ -54,6 +60,9 @@ from gateway.openai_errors import openai_body
 from gateway.openai_servicer import OpenAIServicer
 from gateway.servicer import GatewayServicer
 from gateway.web import WebServicer
+
+if TYPE_CHECKING:
+    from chat_grpc.conversation.guardrails.guard import Guardrails
 
 log = logs.get(__name__)
 
@@ -103,6 +112,8 @@ class Parts:
     models: Models
     metrics: Metrics
     tracer: Tracer
+    authenticator: authenticator.Authenticator | None
+    tls: ServerTLS | None
 
 
 @asynccontextmanager
@@ -111,14 +122,19 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
 
     Raises:
         StorageUnavailable: the database can't be opened.
+        Unavailable: a file that callers are to be known by can't be read.
     """
     async with AsyncExitStack() as stack:
+        # First: what is wrong here is told before anything is opened.
+        callers = authenticator.choose(settings)
+        tls = ServerTLS.of(settings)
         tracer = open_tracer(settings)
         stack.push_async_callback(tracer.close)
         metrics = Metrics(place.provider for place in lineup(settings))
-        sqlite = await SQLiteStorage.open(Path(settings.database_url.partition("///")[2]))
-        stack.push_async_callback(sqlite.close)
-        storage = MeasuredStorage(sqlite, metrics, tracer)
+        store = await open_storage(settings)
+        stack.push_async_callback(store.close)
+        page_token_secret = settings.page_token_secret.reveal().encode() or await store.secret(PAGE_TOKENS)
+        storage = MeasuredStorage(store, metrics, tracer)
         memvid = MemvidRetriever(settings.memvid_grpc_url, timeout=settings.memvid_timeout)
         stack.push_async_callback(memvid.close)
         retriever = MeasuredRetriever(memvid, metrics, tracer)
@@ -132,7 +148,12 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
         memory = MemoryCache(ttl=settings.cache_seconds, max_bytes=settings.cache_megabytes * 1_000_000)
         stack.push_async_callback(memory.close)
         sessions = Sessions(storage, ttl=settings.session_ttl, turns=settings.session_turns)
-        admission = _admission(settings)
+        buckets = MemoryTokenBuckets()
+        shared = await _open_shared(settings, buckets, metrics)
+        if shared is not None:
+            stack.push_async_callback(shared.close)
+        admission = _admission(settings, buckets, shared=shared is not None)
+        guardrails = _guardrails(settings)
         conversation = Conversation(
             models=models,
             retriever=retriever,
@@ -140,31 +161,73 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
             sessions=sessions,
             cache=MeasuredCache(memory, metrics),
             admission=admission,
+            guardrails=guardrails,
             system_prompt=system_prompt,
             contexts=Contexts(catalog, configured=settings.llm_context),
             tokens=tokens,
             prices=prices,
             max_tokens=settings.llm_max_tokens,
             metrics=metrics,
+            shared=shared,
         )
         stack.push_async_callback(conversation.close)
+        if settings.retention_days:
+            retention = Retention(storage, sessions, days=settings.retention_days, metrics=metrics, shared=shared)
+            stack.push_async_callback(retention.close)
+            retention.start()
         metrics.breakers(chain.states)
         metrics.gauge("chat_grpc_streams_open", "Messages that are being answered.", lambda: admission.streams)
         metrics.gauge("chat_grpc_streams_waiting", "Messages that wait for their turn.", lambda: admission.waiting)
         metrics.gauge("chat_grpc_sessions_active", "Conversations that have not ended.", lambda: len(sessions))
+        steps: list[Callable[[], Coroutine[Any, Any, object]]] = []
+        if callers is not None:
+            stack.push_async_callback(callers.close)
+            steps.append(callers.open)
         yield Parts(
             settings,
-            (models.open, prices.preload, system_prompt.text),
+            (*steps, models.open, prices.preload, system_prompt.text, *([guardrails.open] if guardrails else [])),
             conversation,
-            History(storage, sessions),
-            HealthReporter(retriever=retriever, models=models, storage=storage, sessions=sessions),
+            History(storage, sessions, PageTokens(page_token_secret), shared),
+            HealthReporter(retriever=retriever, models=models, storage=storage, sessions=sessions, shared=shared),
             models,
             metrics,
             tracer,
+            callers,
+            tls,
         )
 
 
-def _admission(settings: Settings) -> Admission:
+async def _open_shared(settings: Settings, buckets: MemoryTokenBuckets, metrics: Metrics) -> SharedState | None:
+    """Open what several servers share, if there are several.
+
+    Raises:
+        Unavailable: the package for it is not installed, or the address can't be read.
+    """
+    if not settings.redis_url:
+        return None
+    from chat_grpc.shared.redis import RedisState
+
+    try:
+        state = RedisState(
+            settings.redis_url.reveal(),
+            tenant=TENANT,
+            known=buckets,
+            answer_seconds=settings.cache_seconds,
+            session_seconds=settings.session_ttl,
+            session_turns=settings.session_turns,
+            outage=metrics.redis_lost,
+        )
+    except ModuleNotFoundError:
+        raise Unavailable(
+            "CHAT_REDIS_URL is set, but the package redis is not installed; install chat-grpc[redis]"
+        ) from None
+    except ValueError:  # without its text, which may quote a password
+        raise Unavailable("CHAT_REDIS_URL can't be read; it has the form redis://name:password@host:6379/0") from None
+    await state.open_link()
+    return state
+
+
+def _admission(settings: Settings, buckets: MemoryTokenBuckets, *, shared: bool) -> Admission:
     return Admission(
         user_limit=Rate.parse(settings.rate_limit),
         address_limit=Rate.parse(settings.address_rate_limit),
@@ -173,7 +236,18 @@ def _admission(settings: Settings) -> Admission:
         streams_total=settings.max_streams,
         queue_length=settings.queue_length,
         queue_seconds=settings.queue_seconds,
+        buckets=buckets,
+        shared=shared,
     )
+
+
+def _guardrails(settings: Settings) -> Guardrails | None:
+    rules = chosen_rules(settings.guardrails, settings.guardrails_skip)
+    if not rules:
+        return None
+    from chat_grpc.conversation.guardrails.guard import Guardrails
+
+    return Guardrails(rules, secrets(settings))
 
 
 def bind(parts: Parts, address: str, in_flight: InFlight) -> tuple[grpc.aio.Server, health.aio.HealthServicer, int]:
@@ -187,7 +261,10 @@ def bind(parts: Parts, address: str, in_flight: InFlight) -> tuple[grpc.aio.Serv
     """
     trusted = parts.settings.trusted_proxies
     observer = ObservingInterceptor(parts.metrics, parts.tracer, log_content=parts.settings.log_content)
-    server = grpc.aio.server(interceptors=[observer, ErrorInterceptor(in_flight, BODIES)], options=SERVER_OPTIONS)
+    interceptors: list[grpc.aio.ServerInterceptor] = [observer, ErrorInterceptor(in_flight, BODIES)]
+    if parts.authenticator is not None:
+        interceptors.append(AuthInterceptor(parts.authenticator))
+    server = grpc.aio.server(interceptors=interceptors, options=SERVER_OPTIONS)
     chat_pb2_grpc.add_ChatServiceServicer_to_server(ChatServicer(parts.conversation, trusted), server)
     history_pb2_grpc.add_HistoryServiceServicer_to_server(HistoryServicer(parts.history), server)
     chat_health_pb2_grpc.add_HealthServiceServicer_to_server(HealthServicer(parts.reporter), server)
@@ -202,8 +279,11 @@ def bind(parts: Parts, address: str, in_flight: InFlight) -> tuple[grpc.aio.Serv
     docs_pb2_grpc.add_DocsServiceServicer_to_server(DocsServicer(), server)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
-    add_reflection(server, (*SERVICES, health.SERVICE_NAME))
-    return server, health_servicer, server.add_insecure_port(address)
+    if exposure.offers_reflection(parts.settings, "grpc_host"):
+        add_reflection(server, (*SERVICES, health.SERVICE_NAME))
+    if parts.tls is None:
+        return server, health_servicer, server.add_insecure_port(address)
+    return server, health_servicer, server.add_secure_port(address, parts.tls.credentials)
 
 
 async def serve(settings: Settings) -> int:
@@ -238,7 +318,10 @@ async def serve(settings: Settings) -> int:
 
 
 def run(settings: Settings) -> int:
-    """Serve in this process until a signal; return the exit code."""
+    """Serve in this process until a signal; return the exit code, 2 if the settings would open it to strangers."""
+    if why := exposure.refusal(settings, setting="grpc_host"):
+        sys.stderr.write(f"chat-grpc: {why}\n")
+        return 2
     try:
         return uvloop.run(serve(settings))
     except ChatError as error:

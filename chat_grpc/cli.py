@@ -12,12 +12,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chat_grpc import __version__
+from chat_grpc import __version__, cli_admin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from chat_grpc.settings import Settings
+    from chat_grpc.terminal.connecting import Connection
 
     Command = Callable[[argparse.Namespace, Settings], int]
 
@@ -31,11 +32,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = _settings()
     if settings is None:
         return USAGE
+    from chat_grpc.settings import SettingsError
+
     command: Command = options.command
     try:
         return command(options, settings)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return USAGE
     except BrokenPipeError:
         # The reader of our output, such as head, has seen enough. Without this
         # Python complains once more when it flushes stdout at exit.
@@ -110,6 +116,9 @@ def _parser() -> argparse.ArgumentParser:
     health = add("health", _health, "tell the state of the service; fails when it can't answer")
     health.add_argument("--json", action="store_true", help="one JSON object")
     _add_address(health)
+
+    admin = commands.add_parser("admin", help="look after the service", description="Look after the service.")
+    cli_admin.add_commands(admin)
     return parser
 
 
@@ -130,8 +139,10 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _address(options: argparse.Namespace, settings: Settings) -> str:
-    return options.address or f"localhost:{settings.grpc_port}"
+def _connection(options: argparse.Namespace, settings: Settings) -> Connection:
+    from chat_grpc.terminal.connecting import Connection
+
+    return Connection(options.address or f"localhost:{settings.grpc_port}", settings)
 
 
 # The processes. Each is imported when it is asked for, so that none waits for
@@ -190,18 +201,18 @@ def _configure_logs(settings: Settings) -> None:
 
 
 def _chat(options: argparse.Namespace, settings: Settings) -> int:
-    address = _address(options, settings)
+    connection = _connection(options, settings)
     if options.question is None:
         from chat_grpc.terminal import conversation
 
         return conversation.run(
-            address, user=options.user, session=options.session, show_passages=not options.no_passages
+            connection, user=options.user, session=options.session, show_passages=not options.no_passages
         )
     from chat_grpc.terminal import one_shot
 
     question = sys.stdin.read() if options.question == "-" else options.question
     return one_shot.run(
-        address, question, user=options.user, session=options.session, show_passages=not options.no_passages
+        connection, question, user=options.user, session=options.session, show_passages=not options.no_passages
     )
 
 
@@ -209,7 +220,7 @@ def _history(options: argparse.Namespace, settings: Settings) -> int:
     from chat_grpc.terminal import history
 
     return history.run(
-        _address(options, settings),
+        _connection(options, settings),
         user=options.user,
         session=options.session,
         limit=options.limit,
@@ -220,4 +231,4 @@ def _history(options: argparse.Namespace, settings: Settings) -> int:
 def _health(options: argparse.Namespace, settings: Settings) -> int:
     from chat_grpc.terminal import health
 
-    return health.run(_address(options, settings), as_json=options.json)
+    return health.run(_connection(options, settings), as_json=options.json)

@@ -28,6 +28,7 @@ class Part(StrEnum):
     RETRIEVAL = "retrieval"
     LLM = "llm"
     STORAGE = "storage"
+    CACHE = "cache"
 
 
 class Status(StrEnum):
@@ -39,6 +40,13 @@ class Status(StrEnum):
     CANCELLED = "cancelled"
     FAILED = "failed"
     INTERRUPTED = "interrupted"
+
+
+class Identity(Struct, frozen=True):
+    """Who calls, as a credential has shown, and what its bearer may do beyond everybody's own affairs."""
+
+    user_id: str
+    scopes: frozenset[str] = frozenset()
 
 
 class Passage(Struct, frozen=True):
@@ -118,8 +126,18 @@ class Retrieved(Struct, frozen=True):
     took_ms: int
 
 
+class SuggestedQuestion(Struct, frozen=True):
+    """A question worth asking."""
+
+    question: str
+    category: str = "general"
+
+
 class Completed(Struct, frozen=True):
-    """The whole answer was written and kept. ``model`` is provider/model."""
+    """The whole answer was written and kept. ``model`` is provider/model.
+
+    ``suggested_questions`` is what may be asked instead, where a guardrail refused the message or withheld text.
+    """
 
     message_id: str
     session_id: str
@@ -129,6 +147,7 @@ class Completed(Struct, frozen=True):
     usage: Usage
     cached: bool = False
     degraded: tuple[Part, ...] = ()
+    suggested_questions: tuple[SuggestedQuestion, ...] = ()
 
 
 Event = Started | Retrieved | str | Completed
@@ -140,6 +159,8 @@ class Message(Struct, frozen=True, kw_only=True):
 
     ``request_key`` names the request within its caller's, "" when the caller did
     not name it; ``request_digest`` tells equal requests from others of that name.
+    ``error_reason`` of a completed message names the guardrail that refused it or
+    withheld text.
     """
 
     id: str
@@ -160,10 +181,3 @@ class Message(Struct, frozen=True, kw_only=True):
     passages: tuple[Passage, ...] = ()
     request_key: str = ""
     request_digest: str = ""
-
-
-class SuggestedQuestion(Struct, frozen=True):
-    """A question worth asking."""
-
-    question: str
-    category: str = "general"

@@ -3,6 +3,7 @@
     ChatError
     ├── InvalidRequest         the caller must change the request
     ├── NotFound               no such session, profile, ...
+    ├── Unauthenticated        the caller must show who it is
     ├── Forbidden              it belongs to somebody else
     ├── Conflict               the request's id names another request
     ├── TooManyRequests        a limit is reached; waiting helps
@@ -77,6 +78,22 @@ class NotFound(ChatError):
     """What the request names does not exist."""
 
     default_reason = "NOT_FOUND"
+
+
+class Unauthenticated(ChatError):
+    """The caller must show a credential, or a better one.
+
+    Attributes:
+        challenge: what RFC 6750 has HTTP clients told in WWW-Authenticate; it
+            names a fault only of a credential that was shown.
+    """
+
+    default_reason = "UNAUTHENTICATED"
+
+    def __init__(self, message: str, *, reason: str | None = None, fault: str = "invalid_token") -> None:
+        super().__init__(message, reason=reason)
+        told = f', error="{fault}", error_description="{message}"' if fault else ""
+        self.challenge = f'Bearer realm="chat-grpc"{told}'
 
 
 class Forbidden(ChatError):

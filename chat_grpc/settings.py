@@ -9,16 +9,22 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import os
+import re
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any, Literal
+from urllib.parse import unquote
 
 import msgspec
 from msgspec import Meta
 
+from chat_grpc.auth import rules
+from chat_grpc.auth.rules import EXAMPLE_SECRET
+
 PREFIX = "CHAT_"
+MIN_SECRET = 16
 
 
 class Secret:
@@ -109,7 +115,10 @@ Origins = Annotated[
 ]
 DatabaseUrl = Annotated[
     str,
-    Meta(pattern=r"^sqlite(\+aiosqlite)?:///.+$", description="a SQLite file; other databases are not in this version"),
+    Meta(
+        pattern=r"^(sqlite(\+aiosqlite)?:///.+|dynamodb://\S+)$",
+        description="a SQLite file, or a DynamoDB table such as dynamodb://table?region=us-east-1",
+    ),
 ]
 
 
@@ -192,6 +201,25 @@ class Settings:
     database_url: DatabaseUrl = setting(
         "sqlite+aiosqlite:///./data/chat.db", "where messages are kept", example="sqlite+aiosqlite:///./data/chat.db"
     )
+    sqlite_synchronous: Literal["normal", "full"] = setting(
+        "normal",
+        "full: a message is on the disk before its answer begins; normal: a power cut may take the last ones",
+        example="full",
+    )
+    retention_days: Annotated[float, Meta(ge=0, le=36_500)] = setting(
+        0.0, "days after which messages are deleted; 0 keeps them for ever", example="90"
+    )
+    page_token_secret: Secret = setting(
+        Secret(""),
+        "what page tokens are signed with, at least 16 characters, the same on every server; "
+        "unset: a secret that the database keeps",
+        example="a long random text",
+    )
+    redis_url: Secret = setting(
+        Secret(""),
+        "the Redis that several servers share answers, sessions and limits in; unset: this server shares with nobody",
+        example="redis://127.0.0.1:6379/0",
+    )
     cache_seconds: Annotated[float, Meta(ge=0, le=2_592_000)] = setting(
         3600.0, "seconds for which the answer to an equal request is given again; 0 keeps none", example="3600"
     )
@@ -239,6 +267,68 @@ class Settings:
         Networks("127.0.0.0/8,::1"),
         "the proxies that are believed when they say whose call they pass on, comma-separated; none: nobody",
         example="127.0.0.0/8,::1",
+    )
+    guardrails: Literal["on", "all", "off"] = setting(
+        "on",
+        "which guardrails check messages and answers: on (those that refuse nothing innocent), all or off",
+        example="all",
+    )
+    guardrails_skip: str = setting(
+        "", "ids of guardrails to switch off, comma-separated", example="injection.reveal,leak.key"
+    )
+    auth: Literal["off", "jwt", "keys", "both"] = setting(
+        "off",
+        "how callers show who they are: off (they need not), jwt (tokens), keys (API keys) or both",
+        example="jwt",
+    )
+    allow_anonymous: bool = setting(
+        False,  # noqa: FBT003 (it is the default of the field it stands in)
+        "whether other machines may call while CHAT_AUTH is off: true or false",
+        example="true",
+    )
+    jwt_secret: Secret = setting(
+        Secret(""), "the secret that tokens are signed with (HS256), at least 32 bytes", example=EXAMPLE_SECRET
+    )
+    jwt_jwks: str = setting(
+        "",
+        "the public keys that tokens are signed with (RS256, ES256), as a JWK set: a file, or an https address",
+        example="https://login.example.org/.well-known/jwks.json",
+    )
+    jwt_issuer: str = setting(
+        "",
+        "whose tokens are taken (the claim iss); unset: anybody's who has the key",
+        example="https://login.example.org",
+    )
+    jwt_audience: str = setting(
+        "", "whom tokens must be meant for (the claim aud); unset: those that name nobody", example="chat-grpc"
+    )
+    jwt_user_claim: Annotated[str, Meta(min_length=1)] = setting(
+        "sub", "the claim of a token that is its bearer's user_id", example="sub"
+    )
+    api_keys_file: str = setting(
+        "", "the file of API keys, which `chat-grpc admin key add NAME` writes", example="./data/api-keys.jsonl"
+    )
+    token: Secret = setting(
+        Secret(""), "the token or API key that the commands chat and history show to the server", example="cgk_..."
+    )
+    reflection: Literal["auto", "true", "false"] = setting(
+        "auto",
+        "whether clients may list and describe the services; auto: where only this machine can call",
+        example="true",
+    )
+    tls_cert_file: str = setting(
+        "", "the server's certificate and its chain (PEM); unset: no TLS", example="./certs/server.pem"
+    )
+    tls_key_file: str = setting("", "its private key (PEM)", example="./certs/server.key")
+    tls_client_ca_file: str = setting(
+        "",
+        "the authorities (PEM) of the certificates that clients must show; unset: none is asked for",
+        example="./certs/clients.pem",
+    )
+    tls_ca_file: str = setting(
+        "",
+        "the authorities (PEM) that Envoy and the commands know the server's certificate by; unset: they speak no TLS to it",
+        example="./certs/authority.pem",
     )
     grpc_host: Host = setting("127.0.0.1", "the address the server listens on", example="127.0.0.1")
     grpc_port: Port = setting(50052, "the port the server listens on", example="50052")
@@ -319,6 +409,20 @@ def names(field: dataclasses.Field[Any]) -> Iterator[str]:
     yield from field.metadata["aliases"]
 
 
+def secrets(settings: Settings) -> list[str]:
+    """Return every key and password that the settings hold, also those that stand in addresses."""
+    values = [getattr(settings, field.name) for field in dataclasses.fields(Settings)]
+    texts = [value.reveal() if isinstance(value, Secret) else _password_of(value) for value in values]
+    return [text for text in texts if text]
+
+
+def _password_of(value: object) -> str:
+    if not isinstance(value, str) or "://" not in value:
+        return ""
+    login, at, _ = value.partition("://")[2].partition("/")[0].rpartition("@")
+    return unquote(login.partition(":")[2]) if at else ""
+
+
 def unknown(environ: Mapping[str, str] = os.environ) -> list[str]:
     """Return the CHAT_ variables that are no setting: most likely misspelt."""
     known = {name for field in dataclasses.fields(Settings) for name in names(field)}
@@ -327,9 +431,29 @@ def unknown(environ: Mapping[str, str] = os.environ) -> list[str]:
 
 def _contradictions(settings: Settings) -> Iterator[str]:
     """Yield the faults that no single value has."""
+    from chat_grpc.conversation.guardrails.table import RULES
+    from chat_grpc.conversation.guardrails.table import unknown as unknown_rules
     from chat_grpc.llm.lineup import faults
 
     yield from faults(settings)
+    for rule in unknown_rules(settings.guardrails_skip):
+        yield f"CHAT_GUARDRAILS_SKIP: {rule!r} is no guardrail; those are {', '.join(RULES)}"
+    if settings.database_url.startswith("dynamodb:"):
+        from chat_grpc.storage.dynamodb.address import Address
+
+        try:
+            Address.parse(settings.database_url)
+        except ValueError as error:
+            yield f"CHAT_DATABASE_URL: {error}, for example dynamodb://chat?region=us-east-1"
+    if settings.page_token_secret and len(settings.page_token_secret.reveal()) < MIN_SECRET:
+        yield f"CHAT_PAGE_TOKEN_SECRET: must have at least {MIN_SECRET} characters; leave it unset to have one made"
+    yield from rules.faults(settings)
+    if settings.redis_url and not re.fullmatch(r"(rediss?|unix)://\S+", settings.redis_url.reveal()):
+        # Without its value, which may hold a password.
+        yield (
+            "CHAT_REDIS_URL: must be an address of Redis (redis://, rediss:// or unix://), "
+            "for example CHAT_REDIS_URL=redis://127.0.0.1:6379/0"
+        )
 
 
 def _is_choice(hint: Any) -> bool:

@@ -43,7 +43,7 @@ async def as_events(events: AsyncIterator[Event]) -> AsyncGenerator[bytes, None]
             elif isinstance(event, Completed):
                 completed = event
                 yield sse.event(_stats(event, chunks or 0, time.monotonic() - began))
-                yield sse.event({"type": "done", "finish_reason": event.finish_reason})
+                yield sse.event({"type": "done", "finish_reason": event.finish_reason} | _suggestions(event))
         if completed is None:
             raise _cut_short()  # noqa: TRY301 (it takes the way that every other failure takes)
     except Exception as error:
@@ -105,6 +105,7 @@ async def as_object(events: AsyncIterator[Event]) -> bytes:
             "degraded": completed.degraded,
             "usage": completed.usage,
         }
+        | _suggestions(completed)
     )
 
 
@@ -127,6 +128,10 @@ def _stats(event: Completed, chunks: int, seconds: float) -> dict[str, Any]:
         "cached": event.cached,
         "degraded": event.degraded,
     }
+
+
+def _suggestions(event: Completed) -> dict[str, Any]:
+    return {"suggested_questions": event.suggested_questions} if event.suggested_questions else {}
 
 
 def _failure(error: Exception) -> dict[str, Any]:

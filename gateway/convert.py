@@ -8,11 +8,9 @@ from datetime import UTC, datetime
 
 import grpc
 
-from chat_grpc import domain
-from chat_grpc._gen.chat.v1 import chat_pb2
 from chat_grpc._gen.gateway.v1 import gateway_pb2
 from chat_grpc.conversation.health import Health, HealthReport
-from chat_grpc.rpc.convert import timestamp, usage
+from chat_grpc.rpc.convert import suggested_question, timestamp, usage
 from gateway.answers import Whole
 
 
@@ -29,12 +27,8 @@ def answer(item: Whole) -> gateway_pb2.SendMessageResponse:
         finish_reason=completed.finish_reason,
         degraded=completed.degraded,
         usage=usage(completed.usage),
+        suggested_questions=[suggested_question(item) for item in completed.suggested_questions],
     )
-
-
-def question(item: domain.SuggestedQuestion) -> chat_pb2.SuggestedQuestion:
-    """Write a question worth asking."""
-    return chat_pb2.SuggestedQuestion(question=item.question, category=item.category)
 
 
 def health(report: HealthReport, *, detailed: bool) -> gateway_pb2.GetHealthResponse:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import astuple
 
+from msgspec import UNSET, UnsetType
 from msgspec.json import encode
 
 from chat_grpc import domain
@@ -69,7 +70,9 @@ class Chunks:
         """Return the events that end the stream: the finish reason, the usage if asked for, [DONE]."""
         begin = b"" if self._head else self._begin()
         last = self._chunk(ChunkChoice(Delta(), event.finish_reason.value))
-        last.chat_grpc = Extras(model=event.model, cached=event.cached, degraded=_parts(event))
+        last.chat_grpc = Extras(
+            model=event.model, cached=event.cached, degraded=_parts(event), suggested_questions=_suggestions(event)
+        )
         events = begin + _event(last)
         if self._include_usage:
             counted = self._chunk(None)
@@ -127,6 +130,7 @@ async def as_object(events: AsyncIterator[domain.Event], created: int, model: st
                 model=completed.model,
                 cached=completed.cached,
                 degraded=_parts(completed),
+                suggested_questions=_suggestions(completed),
             ),
         )
     )
@@ -151,6 +155,10 @@ def _passages(event: domain.Retrieved) -> list[Passage]:
 
 def _parts(event: domain.Completed) -> list[str]:
     return [part.value for part in event.degraded]
+
+
+def _suggestions(event: domain.Completed) -> list[str] | UnsetType:
+    return [item.question for item in event.suggested_questions] or UNSET
 
 
 def _usage(event: domain.Completed) -> Usage:

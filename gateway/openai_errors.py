@@ -15,6 +15,7 @@ TYPES: dict[type[errors.ChatError], ErrorType] = {
     errors.ChatError: "server_error",
     errors.InvalidRequest: "invalid_request_error",
     errors.NotFound: "invalid_request_error",
+    errors.Unauthenticated: "authentication_error",
     errors.Forbidden: "permission_error",
     errors.Conflict: "invalid_request_error",
     errors.TooManyRequests: "rate_limit_error",

@@ -18,7 +18,9 @@ EmptyList = Annotated[list[Any], Meta(max_length=0)]
 EmptyObject = Annotated[dict[str, Any], Meta(max_length=0)]
 FilterText = Annotated[str, Meta(max_length=MAX_FILTER_TEXT)]
 FinishReason = Literal["stop", "length", "content_filter"]
-ErrorType = Literal["invalid_request_error", "permission_error", "rate_limit_error", "server_error"]
+ErrorType = Literal[
+    "invalid_request_error", "authentication_error", "permission_error", "rate_limit_error", "server_error"
+]
 
 REFUSED = {
     "audio": "audio is not written here; leave it out",
@@ -179,6 +181,13 @@ class Extras(Struct, kw_only=True):
     model: Annotated[str, Meta(description="provider/model that wrote the answer")] | UnsetType = UNSET
     cached: bool | UnsetType = UNSET
     degraded: Annotated[list[str], Meta(description="the parts that were missing")] | UnsetType = UNSET
+    suggested_questions: (
+        Annotated[
+            list[str],
+            Meta(description="what may be asked instead, where a guardrail refused the message or withheld text"),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class Usage(Struct):

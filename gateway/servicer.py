@@ -14,6 +14,7 @@ from chat_grpc.conversation.admission import REST_B
 from chat_grpc.domain import ChatRequest
 from chat_grpc.errors import InvalidRequest, Violation
 from chat_grpc.rpc.caller import caller_of
+from chat_grpc.rpc.convert import suggested_question
 from chat_grpc.settings import Networks
 from chat_grpc.telemetry.context import named_by_caller, request_id
 from gateway import answers, convert, history, rules, sse
@@ -157,7 +158,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             RetrievalUnavailable: the memory can't be reached.
         """
         questions = await self._conversation.suggested_questions()
-        return gateway_pb2.ListSuggestedQuestionsResponse(questions=[convert.question(item) for item in questions])
+        return gateway_pb2.ListSuggestedQuestionsResponse(questions=[suggested_question(item) for item in questions])
 
     async def GetHealth(
         self,

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from msgspec import Struct
 
+from chat_grpc.cache import CachedAnswer
 from chat_grpc.conversation.log import Log, Place
 from chat_grpc.conversation.sessions import Session
-from chat_grpc.domain import ChatRequest, Event, Message, Part, Retrieved
+from chat_grpc.domain import ChatRequest, Event, Message, Part, Retrieved, SuggestedQuestion
 from chat_grpc.errors import Draining
 from chat_grpc.llm import Prompt
+from chat_grpc.shared import Lease, Opening
 
 Direct: TypeAlias = Callable[[str], Awaitable[None] | None]
 """Gives a reader a piece of text; what it returns, if anything, is to be awaited before the next."""
@@ -25,14 +28,38 @@ class Sending(Struct, frozen=True):
     Attributes:
         model: the full name of the first choice.
         max_tokens: how long the answer may get.
-        system: what the model is told to be.
+        own: what the service itself tells the model to be.
+        system: what the model is told to be, the caller's word included.
         budget: how many tokens the prompt may have.
     """
 
     model: str
     max_tokens: int
+    own: str
     system: str
     budget: int
+
+
+@dataclass(slots=True)
+class Common:
+    """What other servers know of a message, and are to be told.
+
+    Attributes:
+        opening: what they know; None while they can't be asked.
+        lease: the right to write the answer, until they are told that it has ended.
+        written: the answer that was written here.
+        keep: whether it may be given for later requests.
+    """
+
+    opening: Opening | None
+    lease: Lease | None = None
+    written: CachedAnswer | None = None
+    keep: bool = False
+
+    @property
+    def writer(self) -> str:
+        """Which other server writes the answer; "" if none does."""
+        return self.opening.writer if self.opening else ""
 
 
 class Answering:
@@ -52,7 +79,10 @@ class Answering:
         prompt: what a model was sent, once one has been asked.
         pieces: the text so far.
         degraded: the parts that were missing.
+        guardrail: the id of the rule that refused the message or withheld the answer's rest; "" if none did.
+        suggested: what may be asked instead, then.
         abandoned: its readers have left, and it goes on only for others.
+        common: what other servers know of it; None where there are none.
     """
 
     __slots__ = (
@@ -64,9 +94,11 @@ class Answering:
         "_readers",
         "abandoned",
         "asked",
+        "common",
         "degraded",
         "digest",
         "found",
+        "guardrail",
         "kept",
         "key",
         "message",
@@ -76,6 +108,7 @@ class Answering:
         "searching",
         "sending",
         "session",
+        "suggested",
         "task",
     )
 
@@ -93,7 +126,10 @@ class Answering:
         self.prompt: Prompt | None = None
         self.pieces: list[str] = []
         self.degraded: tuple[Part, ...] = ()
+        self.guardrail = ""
+        self.suggested: tuple[SuggestedQuestion, ...] = ()
         self.abandoned = False
+        self.common: Common | None = None
         self.task: asyncio.Task[None] | None = None
         self._events: Log[Event] = Log()
         self._readers = 0

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
-from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec.structs import replace
 
 from chat_grpc.cache import Cache, CachedAnswer
-from chat_grpc.conversation import ids, prompt, requests, rules
+from chat_grpc.conversation import access, admission, ids, prompt, requests, rules
 from chat_grpc.conversation.admission import Admission
-from chat_grpc.conversation.answering import Answering, Direct, Sending
-from chat_grpc.conversation.flight import Flight, Flights, key_of
-from chat_grpc.conversation.sessions import Session, Sessions
+from chat_grpc.conversation.answering import Answering, Common, Direct, Sending
+from chat_grpc.conversation.flight import Flight, Flights, base_of, key_of
+from chat_grpc.conversation.guardrails import Side, Withheld, refusal
+from chat_grpc.conversation.guardrails.table import reason_of
+from chat_grpc.conversation.limits import Claim
+from chat_grpc.conversation.sessions import Session, Sessions, foreign
 from chat_grpc.conversation.system_prompt import SystemPrompt
 from chat_grpc.domain import (
     ChatRequest,
@@ -48,10 +50,15 @@ from chat_grpc.llm.contexts import Contexts
 from chat_grpc.llm.prices import Prices
 from chat_grpc.llm.tokens import TokenCounter
 from chat_grpc.retrieval import Retriever
+from chat_grpc.shared import Asking, Closing, Lease, NotShared, SharedState, writer_lost
 from chat_grpc.storage import Storage
 from chat_grpc.telemetry import context, logs
 from chat_grpc.telemetry.metrics import Metrics
 from chat_grpc.telemetry.tokens import TokenGaps
+
+if TYPE_CHECKING:  # its patterns are compiled only where guardrails are on
+    from chat_grpc.conversation.guardrails.guard import Guardrails
+    from chat_grpc.conversation.guardrails.stream import AnswerGuard
 
 log = logs.get(__name__)
 
@@ -74,12 +81,14 @@ class Conversation:
         sessions: which conversations go on.
         cache: answers of earlier, equal requests.
         admission: who may ask, how often.
+        guardrails: what must not go to a model, or come from it; None checks nothing.
         system_prompt: what the model is told to be.
         contexts: how much a model reads at once.
         tokens: what counts them.
         prices: what they cost.
         max_tokens: how long an answer may get where the request does not say.
         metrics: where it is counted what became of them.
+        shared: what other servers know; None where there are none.
     """
 
     def __init__(
@@ -91,12 +100,14 @@ class Conversation:
         sessions: Sessions,
         cache: Cache,
         admission: Admission,
+        guardrails: Guardrails | None,
         system_prompt: SystemPrompt,
         contexts: Contexts,
         tokens: TokenCounter,
         prices: Prices,
         max_tokens: int,
         metrics: Metrics,
+        shared: SharedState | None = None,
     ) -> None:
         self._models = models
         self._retriever = retriever
@@ -104,12 +115,15 @@ class Conversation:
         self._sessions = sessions
         self._cache = cache
         self._admission = admission
+        self._guardrails = guardrails
+        self._suggestions = refusal.Suggestions(retriever)
         self._system_prompt = system_prompt
         self._contexts = contexts
         self._tokens = tokens
         self._prices = prices
         self._max_tokens = max_tokens
         self._metrics = metrics
+        self._shared = shared
         self._flights = Flights()
         self._named: dict[str, Answering] = {}
         self._working: set[asyncio.Task[Any]] = set()
@@ -131,11 +145,13 @@ class Conversation:
                 Conflict before anything was kept; StorageUnavailable and
                 ModelError at any point.
         """
+        if (user_id := access.speaker(request.user_id)) != request.user_id:
+            request = replace(request, user_id=user_id)
         rules.check_request(request, models=self._models.models)
         call = context.call()
         call.user_id, call.session_id = request.user_id, request.session_id
-        async with self._admission.enter(request):
-            answering = await self._answering(request)
+        async with self._admission.enter(request) as unpaid:
+            answering = await self._answering(request, unpaid)
             try:
                 if answering.task is None:
                     await self._look_and_begin(answering)
@@ -169,7 +185,7 @@ class Conversation:
         while self._working:
             await asyncio.wait(self._working)
 
-    async def _answering(self, request: ChatRequest) -> Answering:
+    async def _answering(self, request: ChatRequest, unpaid: Sequence[Claim]) -> Answering:
         """Return the answer to read: the one that the request's name stands for, or a new one."""
         sending = await self._sending(request)
         key = requests.key_of(request)
@@ -177,23 +193,101 @@ class Conversation:
         while True:
             if known := self._named.get(key):
                 requests.check_same(digest, known.digest)
-                if known.joinable:
+                if unpaid:
+                    await self._pay(unpaid)
+                    unpaid = ()
+                elif known.joinable:
                     return known
-                # Its readers have left and it is about to end: then it may be tried again.
-                assert known.task is not None  # noqa: S101 (it was started before it was named)
-                await asyncio.wait((known.task,))
+                else:
+                    # Its readers have left and it is about to end: then it may be tried again.
+                    assert known.task is not None  # noqa: S101 (it was started before it was named)
+                    await asyncio.wait((known.task,))
                 continue
-            session = await self._sessions.open(request.session_id, request.user_id)
+            guardrail = self._guardrails.refusing(request.message) if self._guardrails is not None else ""
+            if self._shared is None:
+                session, common, searching = await self._sessions.open(request.session_id, request.user_id), None, None
+            else:
+                session, common, searching = await self._open_shared(
+                    self._shared, request, unpaid, sending, refused=bool(guardrail)
+                )
+                unpaid = ()
             if key not in self._named:  # nobody came first meanwhile
                 break
             self._sessions.discard(session, request.session_id)
+            self._tell(common, None)
         answering = Answering(
             request, session, self._new_message(request, session, sending.model, key, digest), digest, sending
         )
+        answering.common, answering.searching, answering.guardrail = common, searching, guardrail
+        if common is not None and common.opening is None:
+            answering.degraded = (Part.CACHE,)
         if key:  # others may join it from now on
             self._named[key] = answering
             self._begin(answering).add_done_callback(lambda _: self._named.pop(key, None))
         return answering
+
+    async def _pay(self, claims: Sequence[Claim]) -> None:
+        """Take tokens that all servers take from, or this one's own while those are out of reach."""
+        assert self._shared is not None  # noqa: S101 (else they were taken on entering)
+        try:
+            shortage = await self._shared.take(claims)
+        except NotShared:
+            self._metrics.unshared()
+            await self._admission.take(claims)
+        else:
+            admission.check(shortage)
+
+    async def _open_shared(
+        self, shared: SharedState, request: ChatRequest, unpaid: Sequence[Claim], sending: Sending, *, refused: bool
+    ) -> tuple[Session, Common, asyncio.Task[Retrieved | None] | None]:
+        """Return the session, what the other servers know, and the search for passages, which has ended.
+
+        They are asked once for everything, and so not before it is known what the
+        answer depends on: the passages. Of a message that is ``refused`` they are
+        asked no more than whether it may be sent at all.
+        """
+        wanted = request.options.retrieval and not refused
+        searching = asyncio.ensure_future(self._retrieve(request)) if wanted else None
+        try:
+            found = await searching if searching else Retrieved((), 0)
+            known = self._sessions.known(request.session_id) if request.session_id else None
+            asking = Asking(
+                claims=unpaid,
+                session_id=request.session_id.lower(),
+                user_id=request.user_id,
+                known=known.digest if known else None,
+                base=base_of(
+                    request,
+                    found.passages if found else None,
+                    tenant=TENANT,
+                    model=sending.model,
+                    max_tokens=sending.max_tokens,
+                    setting=f"{sending.budget}\n{sending.system}",
+                ),
+                remembers=request.history is None,
+                lookup=not (request.options.skip_cache or refused),
+            )
+            try:
+                opening = await shared.open(asking)
+            except NotShared:
+                self._metrics.unshared()
+                await self._admission.take(unpaid)
+                return await self._sessions.open(request.session_id, request.user_id), Common(None), searching
+        except BaseException:
+            if searching:
+                searching.cancel()
+            raise
+        admission.check(opening.shortage)
+        if opening.foreign:
+            raise foreign()
+        common = Common(opening, lease=opening.lease)
+        if not request.session_id:
+            return await self._sessions.open("", request.user_id), common, searching
+        if opening.known:
+            session = self._sessions.adopt(request.session_id, request.user_id, opening.digest, opening.exchanges)
+        else:
+            session = await self._sessions.restore(request.session_id, request.user_id)
+        return session, common, searching
 
     def _begin(self, answering: Answering) -> asyncio.Task[None]:
         return self._track(answering.start(self._answer(answering)))
@@ -213,6 +307,7 @@ class Conversation:
         except BaseException as error:
             if searching:
                 searching.cancel()
+            self._tell(answering.common, error)
             if answering.message.status is Status.PENDING:
                 await self._settle_failure(answering, Draining() if Draining.ended(error) else error)
             raise
@@ -226,12 +321,13 @@ class Conversation:
         """
         model = self._models.full_name(request.options.model)
         max_tokens = request.options.max_tokens or self._max_tokens
-        system = prompt.system_of(await self._system_prompt.text(), request.system)
+        own = await self._system_prompt.text()
+        system = prompt.system_of(own, request.system)
         budget = prompt.budget_of(await self._contexts.window(model), max_tokens)
         if not prompt.question_surely_fits(request.message, system=system, budget=budget):
             await self._tokens.load()
             prompt.check_question(request.message, system=system, budget=budget, count=self._tokens.count)
-        return Sending(model, max_tokens, system, budget)
+        return Sending(model, max_tokens, own, system, budget)
 
     def _new_message(self, request: ChatRequest, session: Session, model: str, key: str, digest: str) -> Message:
         now = datetime.now(UTC)
@@ -257,32 +353,48 @@ class Conversation:
             if asked := answering.asked or await self._look(answering):
                 await self._write(answering, asked)
         except BaseException as error:
+            self._tell(answering.common, error)
             if answering.message.status is Status.PENDING:
                 await self._settle_failure(answering, answering.cause(error))
             raise
         finally:
             if answering.searching:
                 answering.searching.cancel()
+            self._tell(answering.common, None)
 
     def _search(self, answering: Answering) -> asyncio.Task[Retrieved | None] | None:
         """Begin to look for passages, if they are wanted."""
         request = answering.request
-        if request.options.retrieval and answering.searching is None:
+        if request.options.retrieval and answering.searching is None and not answering.guardrail:
             answering.searching = asyncio.ensure_future(self._retrieve(request))
         return answering.searching
 
     async def _look(self, answering: Answering) -> Prompt | None:
-        """Return what a model is to be asked; None if the cache held the answer, which is given and kept then."""
+        """Return what a model is to be asked; None if it is not, and an answer has been given and kept.
+
+        That is so if the cache held the answer, or a guardrail refuses the message.
+        """
+        if answering.guardrail:
+            await self._refuse(answering)
+            return None
         searching = self._search(answering)
         found = await searching if searching else Retrieved((), 0)
         answering.found = found or Retrieved((), 0)
         if answering.found.passages:
             answering.message = replace(answering.message, passages=answering.found.passages)
         if found is None:
-            answering.degraded = (Part.RETRIEVAL,)
+            answering.degraded += (Part.RETRIEVAL,)
         answering.asked = asked = await self._prompt(answering, found)
-        answering.key = key_of(asked, tenant=TENANT, model=answering.sending.model)
-        if not answering.request.options.skip_cache and (cached := await self._cache.get(answering.key)) is not None:
+        opening = answering.common.opening if answering.common else None
+        if opening is not None and opening.key:
+            answering.key, cached = opening.key, opening.answer
+            if not answering.request.options.skip_cache:
+                self._metrics.cache(hit=cached is not None)
+        else:
+            answering.key = key_of(asked, tenant=TENANT, model=answering.sending.model)
+            ask = opening is None and not answering.request.options.skip_cache
+            cached = await self._cache.get(answering.key) if ask else None
+        if cached is not None:
             await self._complete(answering, cached, cached=True)
             return None
         return asked
@@ -313,31 +425,47 @@ class Conversation:
 
     async def _prompt(self, answering: Answering, found: Retrieved | None) -> Prompt:
         sending, given = answering.sending, answering.request.history
-        build = partial(
-            prompt.build,
-            answering.request,
-            found.passages if found else None,
-            answering.session.exchanges if given is None else given,
-            system=sending.system,
-            model=answering.request.options.model,
-            max_tokens=sending.max_tokens,
-            budget=sending.budget,
-        )
-        if (built := build(count=None)) is None:
+        exchanges = answering.session.exchanges if given is None else self._harmless(given)
+        draft = prompt.Draft(answering.request, found.passages if found else None, exchanges, system=sending.system)
+        if not draft.fits_by_far(sending.budget):
             await self._tokens.load()
-            built = build(count=self._tokens.count)
-            assert built is not None  # noqa: S101 (all could be counted)
-        return built
+            draft.cut(sending.budget, self._tokens.count)
+        return draft.prompt(model=answering.request.options.model, max_tokens=sending.max_tokens)
+
+    def _harmless(self, history: Sequence[Exchange]) -> Sequence[Exchange]:
+        """Leave out what a guardrail refuses: its callers keep it, and would send it to the model after all."""
+        if self._guardrails is None:
+            return history
+        return [said for said in history if not self._guardrails.refusing(said.message)]
+
+    async def _refuse(self, answering: Answering) -> None:
+        """Answer a message, in place of a model, that a guardrail refuses."""
+        self._note(answering, Side.INPUT)
+        answering.suggested = await self._suggestions.questions()
+        answering.found = Retrieved((), 0)
+        text = refusal.refusal_of(answering.suggested)
+        refused = CachedAnswer(text, refusal.MODEL, FinishReason.CONTENT_FILTER, Usage(0, 0, 0, 0.0))
+        await self._complete(answering, refused, cached=False)
+
+    def _note(self, answering: Answering, side: Side) -> None:
+        """Count that a guardrail refused a message or withheld an answer."""
+        self._metrics.guardrail(answering.guardrail, side)
+        log.info("refused by a guardrail", message_id=answering.message.id, rule=answering.guardrail, side=side)
 
     async def _write(self, answering: Answering, asked: Prompt) -> None:
         """Have the answer written, or give the one that is being written for an equal request."""
-        key, fresh = answering.key, answering.request.options.skip_cache
-        if not fresh and (seen := self._flights.get(key)) is not None:
+        key, common = answering.key, answering.common
+        seen = None if answering.request.options.skip_cache else self._flights.get(key)
+        if seen is None and common and (cached := await self._just_written(answering, common)):
+            await self._complete(answering, cached, cached=True)
+            return
+        writer = common.writer if common else ""
+        if seen is not None or writer:
             if answering.kept is None:
                 await self._keep(answering, answering.message)
             self._say_found(answering)
             # Keeping it took a moment: what was being written may be whole by now, or have failed.
-            flight = seen if seen.answer else self._flights.get(key)
+            flight = seen if seen and seen.answer else self._flights.get(key)
             if flight is not None:
                 await self._follow(answering, flight)
                 return
@@ -347,23 +475,32 @@ class Conversation:
         else:
             self._say_found(answering)
         with self._flights.begin(key) as flight:
-            answering.prompt = asked
             answering.stays_for(lambda: self._abandon(answering, flight, key))
-            await asyncio.sleep(0)  # the keeping begins now, not when there is nothing else to do
-            written = await self._generate(answering, flight)
+            relayed = await self._relay(answering, flight, common, writer) if common and writer else None
+            written = relayed or await self._generate(answering, flight, asked)
             flight.answer = written
             flight.text.close()
-            if Part.LLM not in answering.degraded and written.finish_reason is not FinishReason.CONTENT_FILTER:
+            keep = (
+                relayed is None
+                and Part.LLM not in answering.degraded
+                and written.finish_reason is not FinishReason.CONTENT_FILTER
+            )
+            if common and common.opening:
+                common.written, common.keep = written, keep and bool(common.opening.key)
+            if keep:  # here also where it is shared: the others are told later, and this server's readers come at once
                 await self._cache.put(key, written)
         if not answering.abandoned:
-            await self._complete(answering, written, cached=False)
+            await self._complete(answering, written, cached=relayed is not None)
 
-    async def _generate(self, answering: Answering, flight: Flight) -> CachedAnswer:
+    async def _generate(self, answering: Answering, flight: Flight, asked: Prompt) -> CachedAnswer:
         """Have the answer written and passed on as it comes, and return the whole."""
-        assert answering.prompt is not None  # noqa: S101 (_write has set it)
+        answering.prompt = asked
+        if (common := answering.common) and common.lease and self._shared:
+            self._shared.fly(common.lease, flight)
+        await asyncio.sleep(0)  # the keeping begins now, not when there is nothing else to do
         began = time.monotonic()
         try:
-            opened = await self._open(answering, answering.prompt)
+            opened = await self._open(answering, asked)
             ending = await self._pass_on(answering, flight, opened, began)
         except BaseException as error:
             cause = answering.cause(error)
@@ -375,8 +512,15 @@ class Conversation:
         usage = ending.usage or self._estimated(answering)
         usage = replace(usage, cost_usd=await self._prices.cost(opened.model, usage))
         self._metrics.answer_ended("completed", _provider(opened.model), usage)
+        if answering.guardrail:
+            answering.suggested = await self._suggestions.questions()
+            _say(answering, flight, refusal.withheld_of(answering.suggested))
         return CachedAnswer(
-            text="".join(answering.pieces), model=opened.model, finish_reason=ending.finish_reason, usage=usage
+            text="".join(answering.pieces),
+            model=opened.model,
+            finish_reason=ending.finish_reason,
+            usage=usage,
+            guardrail=answering.guardrail,
         )
 
     async def _open(self, answering: Answering, asked: Prompt) -> Opened:
@@ -388,19 +532,25 @@ class Conversation:
             answering.degraded += (Part.LLM,)
         return opened
 
-    async def _pass_on(self, answering: Answering, flight: Flight, opened: Opened, began: float) -> Ending:
+    # In two, each token would pass through another frame.
+    async def _pass_on(  # noqa: C901, PLR0912
+        self, answering: Answering, flight: Flight, opened: Opened, began: float
+    ) -> Ending:
         """Give the readers each piece as it comes; ``began`` is when the models were asked.
 
         What stands in the inner loop is paid for every token.
         """
         piece = opened.first
+        guard = self._guard_of(answering)
+        look = guard.look if guard else None
         clock, last, gaps = time.monotonic, time.monotonic(), TokenGaps()
         try:
             async with aclosing(opened.rest) as rest:
                 if isinstance(piece, str):
-                    flight.text.append(piece)
-                    if (taking := answering.pass_text(piece)) is not None:
-                        await taking
+                    if text := look(piece) if look else piece:
+                        flight.text.append(text)
+                        if (taking := answering.pass_text(text)) is not None:
+                            await taking
                     self._metrics.first_token(_provider(opened.model), last - began)
                     async for piece in rest:
                         if not isinstance(piece, str):
@@ -408,6 +558,8 @@ class Conversation:
                         now = clock()
                         gaps.add(now - last)
                         last = now
+                        if look is not None and not (piece := look(piece)):
+                            continue  # all of it is held back
                         flight.text.append(piece)
                         if flight.followed:
                             answering.say_text(piece)
@@ -419,15 +571,60 @@ class Conversation:
                     raise ModelBroke(
                         "the provider ended without an ending", provider=_provider(opened.model), stage="stream"
                     )
+                if guard is not None and (held := guard.end()):
+                    _say(answering, flight, held)
                 async for _ in rest:  # to its end, so that its connection can be used again
                     pass
         except ModelError as error:
             opened.failed(error)
             raise
+        except Withheld as leak:  # leaving the block above has ended the upstream request
+            if leak.before:
+                _say(answering, flight, leak.before)
+            answering.guardrail = leak.rule
+            self._note(answering, Side.OUTPUT)
+            piece = Ending(FinishReason.CONTENT_FILTER, None)
         finally:
             self._metrics.merge_gaps(gaps)
         opened.succeeded()
         return piece
+
+    def _guard_of(self, answering: Answering) -> AnswerGuard | None:
+        """Return what looks at an answer while it is passed on, if anything does."""
+        if self._guardrails is None:
+            return None
+        told = (answering.sending.own, prompt.PASSAGES.partition("\n")[0])
+        return self._guardrails.answer(told, answering.request.message)
+
+    async def _just_written(self, answering: Answering, common: Common) -> CachedAnswer | None:
+        """Return the answer that this server wrote, where the others have not been told of it when they were asked."""
+        opening = common.opening
+        if opening is None or not opening.key or opening.writer or opening.lease:
+            return None
+        return None if answering.request.options.skip_cache else await self._cache.get(opening.key)
+
+    async def _relay(self, answering: Answering, flight: Flight, common: Common, writer: str) -> CachedAnswer | None:
+        """Give the answer that another server writes; None if it has to be written here.
+
+        Raises:
+            ChatError: writing it failed, or broke off when a part of it had been given.
+        """
+        assert self._shared is not None  # noqa: S101 (it was asked)
+        self._metrics.followed()
+        while writer:
+            async with aclosing(self._shared.follow(answering.key, writer)) as pieces:
+                async for piece in pieces:
+                    if isinstance(piece, CachedAnswer):
+                        await self._take_over(answering, piece)
+                        return piece
+                    answering.say_text(piece)
+                    flight.text.append(piece)
+            taken = await self._shared.take_over(answering.key, writer)
+            if isinstance(taken, Lease):
+                common.lease = taken
+                break
+            writer = taken
+        return None
 
     async def _follow(self, answering: Answering, flight: Flight) -> None:
         """Give the answer that is being written for an equal request."""
@@ -436,7 +633,14 @@ class Conversation:
             async for piece in pieces:
                 answering.say_text(piece)
         assert flight.answer is not None  # noqa: S101 (set before the text was closed)
+        await self._take_over(answering, flight.answer)
         await self._complete(answering, flight.answer, cached=True)
+
+    async def _take_over(self, answering: Answering, written: CachedAnswer) -> None:
+        """Note if a guardrail withheld the rest of an answer that was written for an equal request."""
+        if written.guardrail:
+            answering.guardrail = written.guardrail
+            answering.suggested = await self._suggestions.questions()
 
     def _abandon(self, answering: Answering, flight: Flight, key: str) -> bool:
         """The readers have left: go on if somebody follows, and let nobody begin to follow otherwise."""
@@ -454,6 +658,10 @@ class Conversation:
         """Give the answer that is kept for an earlier request of this name."""
         self._sessions.discard(answering.session, answering.request.session_id)
         kept = await self._storage.find_request(answering.message.request_key)
+        if kept is not None and kept.status is Status.PENDING and answering.common:
+            kept = await self._read_along(answering, answering.common, kept)
+            if kept is None:
+                return
         if kept is None or kept.status is Status.PENDING:
             raise Conflict(
                 "the request is being answered elsewhere; ask again for its answer",
@@ -465,7 +673,41 @@ class Conversation:
         answering.say(Started(kept.id, kept.session_id, kept.request_id))
         answering.say(Retrieved(kept.passages, 0))
         answering.say_text(kept.answer)
-        answering.say(_completed(kept))
+        answering.say(_completed(kept, await self._suggestions.questions() if kept.error_reason else ()))
+
+    async def _read_along(self, answering: Answering, common: Common, kept: Message) -> Message | None:
+        """Give the answer that another server writes for a request of this name.
+
+        Returns:
+            The message as it is kept then, if nothing of it has been given; else None.
+
+        Raises:
+            ChatError: writing it failed, or broke off.
+        """
+        opening = common.opening
+        if self._shared is None or opening is None or not opening.writer:
+            return kept
+        requests.check_same(answering.digest, kept.request_digest)
+        answering.key = opening.key
+        answering.message = kept
+        begun = False
+        async with aclosing(self._shared.follow(opening.key, opening.writer)) as pieces:
+            async for piece in pieces:
+                if not begun:
+                    begun = True
+                    answering.say(Started(kept.id, kept.session_id, kept.request_id))
+                    answering.say(Retrieved(kept.passages, 0))
+                if not isinstance(piece, CachedAnswer):
+                    answering.say_text(piece)
+        # The answer is told to the others once it has been kept.
+        settled = await self._storage.find_request(kept.request_key)
+        if not begun:
+            return settled
+        if settled is None or settled.status is not Status.COMPLETED:
+            raise writer_lost()
+        answering.message = settled
+        answering.say(_completed(settled, await self._suggestions.questions() if settled.error_reason else ()))
+        return None
 
     async def _retrieve(self, request: ChatRequest) -> Retrieved | None:
         """Return the passages, or None when the memory is missing."""
@@ -487,6 +729,7 @@ class Conversation:
             answer=answer.text,
             model=answer.model,
             finish_reason=answer.finish_reason,
+            error_reason=reason_of(answering.guardrail) if answering.guardrail else "",
             # An answer that was written for somebody else is not paid for again.
             usage=replace(answer.usage, cost_usd=0.0) if cached else answer.usage,
             completed_at=datetime.now(UTC),
@@ -500,14 +743,50 @@ class Conversation:
             await asyncio.shield(self._track(asyncio.ensure_future(self._storage.settle(settled))))
         answering.message = settled
         self._metrics.message_ended(settled.status)
-        answering.session.exchanges.append(Exchange(settled.message, settled.answer))
+        if not answering.guardrail:  # else a model would be sent it with the next message
+            exchange = Exchange(settled.message, settled.answer)
+            answering.session.exchanges.append(exchange)
+            if answering.common is not None:
+                await self._share(answering, answering.common, exchange)
         log.debug(
             "answered", message_id=settled.id, model=settled.model, tokens=answer.usage.total_tokens, cached=cached
         )
         if at_once:
             self._say_found(answering)
             answering.say_text(answer.text)
-        answering.say(_completed(settled))
+        answering.say(_completed(settled, answering.suggested))
+
+    async def _share(self, answering: Answering, common: Common, exchange: Exchange) -> None:
+        """Tell the other servers what was said, and whoever waits for the answer what it is."""
+        assert self._shared is not None  # noqa: S101 (else there is nothing in common)
+        if common.opening is None:
+            self._shared.missed(answering.session)
+            return
+        closing = Closing(
+            session=answering.session,
+            exchange=exchange,
+            key=answering.key,
+            answer=common.written,
+            keep=common.keep,
+            lease=common.lease,
+        )
+        common.lease = None
+        # Not to be broken off: the lease has ended for this server.
+        await asyncio.shield(self._track(asyncio.ensure_future(self._shared.close_message(closing))))
+
+    def _tell(self, common: Common | None, error: BaseException | None) -> None:
+        """Let a lease end that has not ended yet, and tell whoever waits for the answer why there is none."""
+        if common is None or common.lease is None or self._shared is None:
+            return
+        closing = Closing(
+            key=common.lease.key,
+            answer=common.written,
+            keep=common.keep,
+            lease=common.lease,
+            error=error if isinstance(error, ChatError) else None,
+        )
+        common.lease = None
+        self._track(asyncio.ensure_future(self._shared.close_message(closing)))
 
     async def _settle_failure(self, answering: Answering, error: BaseException) -> None:
         """Keep how a message ended that was not completed."""
@@ -566,7 +845,7 @@ class Conversation:
 
 async def _done_soon(searching: asyncio.Task[Any] | None) -> bool:
     """Tell whether the passages are there at once, or nearly so."""
-    if searching is None:
+    if searching is None or searching.done():
         return True
     done, _ = await asyncio.wait((searching,), timeout=UNKEPT_SECONDS)
     return bool(done)
@@ -577,7 +856,13 @@ def _provider(model: str) -> str:
     return model.partition("/")[0]
 
 
-def _completed(message: Message) -> Completed:
+def _say(answering: Answering, flight: Flight, text: str) -> None:
+    """Give a piece of text to the reader, and to those who follow."""
+    answering.say_text(text)
+    flight.text.append(text)
+
+
+def _completed(message: Message, suggested: tuple[SuggestedQuestion, ...]) -> Completed:
     assert message.finish_reason is not None  # noqa: S101 (completed messages have one)
     assert message.usage is not None  # noqa: S101 (and were counted)
     return Completed(
@@ -589,4 +874,5 @@ def _completed(message: Message) -> Completed:
         message.usage,
         cached=message.cached,
         degraded=message.degraded,
+        suggested_questions=suggested,
     )

@@ -86,9 +86,9 @@ def build(
     model: str,
     max_tokens: int,
     budget: int,
-    count: Callable[[str], int] | None,
-) -> Prompt | None:
-    """Return the prompt for one message; None if something has to be counted for it, and ``count`` is None.
+    count: Callable[[str], int],
+) -> Prompt:
+    """Return the prompt for one message.
 
     The system prompt and the question are sent whole. Of what is left of the
     budget the passages take what they need, the best ones first, and then what
@@ -102,40 +102,74 @@ def build(
         model: the model's name.
         max_tokens: how long the answer may get where the request does not say.
         budget: how many tokens the prompt may have.
-        count: returns the tokens of a text; needed only where not everything fits by far.
+        count: returns the tokens of a text.
 
     Raises:
         InvalidRequest: the question alone is more than the budget.
     """
-    given = [_as_data(passage) for passage in passages or ()]
-    tags = [_tag(index, passage) for index, passage in enumerate(given, 1)]
-    earlier = list(exchanges)
-    if _most_of(system, tags, earlier, request.message) > budget:
-        if count is None:
-            return None
-        check_question(request.message, system=system, budget=budget, count=count)
-        room = budget - count(system) - count(request.message) - 2 * TURN_TOKENS
-        tags, room = _fitting_passages(given, room, count)
-        earlier = _latest(earlier, room, count)
-    text = system
-    if tags:
-        text += "\n\n" + PASSAGES.format(passages="\n".join(tags))
-    turns = [Turn("system", text)]
-    for exchange in earlier:
-        if exchange.message:
-            turns.append(Turn("user", exchange.message))
-        if exchange.answer:
-            turns.append(Turn("assistant", exchange.answer))
-    turns.append(Turn("user", request.message))
-    return Prompt(
-        turns=tuple(turns),
-        question=request.message,
-        passages=passages,
-        model=model,
-        max_tokens=request.options.max_tokens or max_tokens,
-        temperature=request.options.temperature,
-        deadline=request.deadline,
-    )
+    draft = Draft(request, passages, exchanges, system=system)
+    if not draft.fits_by_far(budget):
+        draft.cut(budget, count)
+    return draft.prompt(model=model, max_tokens=max_tokens)
+
+
+class Draft:
+    """A prompt that may still have to be cut. ``build`` says what the arguments are, and what is cut."""
+
+    __slots__ = ("_earlier", "_given", "_passages", "_request", "_system", "_tags")
+
+    def __init__(
+        self,
+        request: ChatRequest,
+        passages: tuple[Passage, ...] | None,
+        exchanges: Iterable[Exchange],
+        *,
+        system: str,
+    ) -> None:
+        self._request = request
+        self._passages = passages
+        self._system = system
+        self._given = [_as_data(passage) for passage in passages or ()]
+        self._tags = [_tag(index, passage) for index, passage in enumerate(self._given, 1)]
+        self._earlier = list(exchanges)
+
+    def fits_by_far(self, budget: int) -> bool:
+        """Tell whether nothing has to be counted: so it is with nearly every prompt and nearly every model."""
+        return _most_of(self._system, self._tags, self._earlier, self._request.message) <= budget
+
+    def cut(self, budget: int, count: Callable[[str], int]) -> None:
+        """Leave out what does not fit.
+
+        Raises:
+            InvalidRequest: the question alone is more than the budget.
+        """
+        question = self._request.message
+        check_question(question, system=self._system, budget=budget, count=count)
+        room = budget - count(self._system) - count(question) - 2 * TURN_TOKENS
+        self._tags, room = _fitting_passages(self._given, room, count)
+        self._earlier = _latest(self._earlier, room, count)
+
+    def prompt(self, *, model: str, max_tokens: int) -> Prompt:
+        """Return what is left."""
+        request, text = self._request, self._system
+        if self._tags:
+            text += "\n\n" + PASSAGES.format(passages="\n".join(self._tags))
+        turns = [Turn("system", text)]
+        for exchange in self._earlier:
+            if exchange.message:
+                turns.append(Turn("user", exchange.message))
+            if exchange.answer:
+                turns.append(Turn("assistant", exchange.answer))
+        turns.append(Turn("user", request.message))
+        return Prompt(
+            turns=tuple(turns),
+            question=request.message,
+            passages=self._passages,
+            model=model,
+            max_tokens=request.options.max_tokens or max_tokens,
+            temperature=request.options.temperature,
+            deadline=request.deadline,
+        )
 
 
 def _most_of(system: str, tags: Sequence[str], exchanges: Sequence[Exchange], question: str) -> int:

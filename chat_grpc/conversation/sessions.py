@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -20,11 +21,17 @@ MAX_SESSIONS = 100_000
 
 @dataclass(slots=True)
 class Session:
-    """One conversation of one user (or of nobody named: user_id "")."""
+    """One conversation of one user (or of nobody named: user_id "").
+
+    ``shared`` tells whether other servers have been told of it, ``digest`` what
+    was said in it as they know it: None if that is not what this server knows.
+    """
 
     id: str
     user_id: str
     exchanges: deque[Exchange]
+    shared: bool = False
+    digest: str | None = ""
 
 
 class Sessions:
@@ -44,6 +51,7 @@ class Sessions:
         self._ttl = timedelta(seconds=ttl)
         self._turns = turns
         self._live: TTLCache[str, Session] = TTLCache(MAX_SESSIONS, ttl, timer=time.monotonic)
+        self._forgotten = 0
 
     def __len__(self) -> int:
         self._live.expire()
@@ -63,9 +71,28 @@ class Sessions:
             known = session_id.lower()
             session = self._live.get(known) or await self._restore(known)
             if session.user_id != user_id:
-                raise Forbidden("the session belongs to another user", reason="SESSION_OF_ANOTHER_USER")
+                raise foreign()
         self._live[session.id] = session  # and so the TTL begins anew
         return session
+
+    def known(self, session_id: str) -> Session | None:
+        """Return a session as far as this server knows it."""
+        return self._live.get(session_id.lower())
+
+    def adopt(self, session_id: str, user_id: str, digest: str, exchanges: Iterable[Exchange] | None) -> Session:
+        """Return a session as other servers know it; ``exchanges`` is None where this one knows the same."""
+        known = session_id.lower()
+        session = self._live.get(known)
+        if session is None or exchanges is not None:
+            # Not written into the session that is there: whoever is answering in it has read it already.
+            session = Session(known, user_id, deque(exchanges or (), maxlen=self._turns), shared=True, digest=digest)
+        self._live[known] = session
+        return session
+
+    async def restore(self, session_id: str, user_id: str) -> Session:
+        """Return a session that other servers do not know, from the history; raises what ``open`` does."""
+        self._live.pop(session_id.lower(), None)
+        return await self.open(session_id, user_id)
 
     def discard(self, session: Session, asked_for: str) -> None:
         """Drop a session that ``open`` made anew (for "") and that nothing was said in."""
@@ -74,6 +101,7 @@ class Sessions:
 
     def forget(self, scope: Scope) -> None:
         """Drop the sessions of a user, or one session, whose messages were deleted."""
+        self._forgotten += 1
         if scope.session_id:
             self._live.pop(scope.session_id.lower(), None)
         else:
@@ -81,7 +109,11 @@ class Sessions:
                 self._live.pop(session.id, None)
 
     async def _restore(self, session_id: str) -> Session:
-        messages = await self._storage.list_messages(Scope(session_id=session_id), limit=max(self._turns, 1))
+        while True:
+            forgotten = self._forgotten
+            messages = await self._storage.list_messages(Scope(session_id=session_id), limit=max(self._turns, 1))
+            if forgotten == self._forgotten:  # else what was read may have been deleted since
+                break
         if not messages or datetime.now(UTC) - messages[0].created_at > self._ttl:
             raise NotFound(
                 "there is no such session, or it has ended; leave session_id empty to begin a new one",
@@ -90,6 +122,12 @@ class Sessions:
         exchanges = (
             Exchange(message.message, message.answer)
             for message in reversed(messages)
-            if message.status is Status.COMPLETED
+            # A completed message with a reason was refused by a guardrail: no model is to be sent it.
+            if message.status is Status.COMPLETED and not message.error_reason
         )
-        return Session(session_id, messages[0].user_id, deque(exchanges, maxlen=self._turns))
+        return Session(session_id, messages[0].user_id, deque(exchanges, maxlen=self._turns), digest=None)
+
+
+def foreign() -> Forbidden:
+    """Return what is raised for another user's session."""
+    return Forbidden("the session belongs to another user", reason="SESSION_OF_ANOTHER_USER")

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from chat_grpc.auth import exposure
 from chat_grpc.embedded.errors import CommandError, report
 from chat_grpc.settings import Settings
 
@@ -41,6 +42,8 @@ def run(settings: Settings) -> int:
         1, after one sentence on stderr, if Envoy can't be started.
     """
     try:
+        if why := exposure.refusal(settings, setting="http_host"):
+            raise CommandError(f"{why}.")  # noqa: TRY301 (it is told like every other fault)
         executable = binary()
         config = render(settings)
         _check_port(settings.http_host, settings.http_port)
@@ -114,6 +117,8 @@ def render(settings: Settings) -> dict[str, Any]:
             route["route"]["max_stream_duration"]["max_stream_duration"] = limit
     if not settings.http_metrics:
         site["routes"] = [route for route in site["routes"] if not route["name"].startswith("metrics")]
+    if not exposure.offers_reflection(settings, "http_host"):
+        site["routes"] = [route for route in site["routes"] if route["name"] != "native-reflection"]
     if settings.log_format == "text":
         for log in manager["access_log"]:
             log["typed_config"]["log_format"] = {
@@ -121,12 +126,53 @@ def render(settings: Settings) -> dict[str, Any]:
                 "text_format_source": {"inline_string": TEXT_LOG},
             }
 
-    endpoint = _named(resources["clusters"], "server")["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]
+    cluster = _named(resources["clusters"], "server")
+    if settings.tls_ca_file:
+        cluster["transport_socket"] = _tls(settings)
+    endpoint = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]
     endpoint["address"]["socket_address"] |= {
         "address": _reachable(settings.grpc_host),
         "port_value": settings.grpc_port,
     }
     return config
+
+
+def _tls(settings: Settings) -> dict[str, Any]:
+    """Return how Envoy speaks TLS to the server: whom it believes, and what it shows to a server that asks for it."""
+    host = _reachable(settings.grpc_host)
+    name = {"san_type": "IP_ADDRESS" if _is_address(host) else "DNS", "matcher": {"exact": host}}
+    context: dict[str, Any] = {
+        # Python's grpc takes nothing older either.
+        "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
+        "alpn_protocols": ["h2"],
+        "validation_context": {
+            "trusted_ca": {"filename": settings.tls_ca_file},
+            "match_typed_subject_alt_names": [name],
+        },
+    }
+    if settings.tls_client_ca_file:
+        context["tls_certificates"] = [
+            {
+                "certificate_chain": {"filename": settings.tls_cert_file},
+                "private_key": {"filename": settings.tls_key_file},
+            }
+        ]
+    return {
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+            "common_tls_context": context,
+            **({} if _is_address(host) else {"sni": host}),
+        },
+    }
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _folder() -> Path:

@@ -44,6 +44,21 @@ def grpc_health(host: str, port: int) -> Probe:
     return probe
 
 
+def listening(host: str, port: int) -> Probe:
+    """Probe with a connection alone: for what asks for more than a prober can show, such as a certificate."""
+
+    async def probe() -> bool:
+        try:
+            async with asyncio.timeout(TRY_SECONDS):
+                _, writer = await asyncio.open_connection(host, port)
+        except OSError:  # TimeoutError is one, too
+            return False
+        writer.close()
+        return True
+
+    return probe
+
+
 def http_health(host: str, port: int, path: str, *, says: bytes = b"") -> Probe:
     """Probe with a GET that must be answered with 200, or, if given, with a body that holds ``says``."""
 

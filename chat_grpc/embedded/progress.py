@@ -48,3 +48,11 @@ class Progress:
         for item in items:
             yield item
             self._bar.advance(task, weigh(item))
+
+    def meter(self, stage: str, total: int) -> Callable[[int], None]:
+        """Return what moves a bar on by as much as it is given."""
+        if self._bar is None:
+            print(f"{stage} {total}", file=sys.stderr)  # noqa: T201 (a command's own voice)
+            return lambda _: None
+        bar, task = self._bar, self._bar.add_task(stage, total=total)
+        return lambda by: bar.advance(task, by)

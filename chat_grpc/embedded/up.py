@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from chat_grpc.auth import exposure
 from chat_grpc.embedded import probes
 from chat_grpc.embedded.errors import CommandError, report
 from chat_grpc.embedded.supervisor import Program, Supervisor
@@ -51,6 +52,9 @@ def run(settings: Settings, *, llm: str | None) -> int:
             if not any(environment.get(known, "").strip() for known in (name, *aliases)):
                 environment[name] = "off"
     try:
+        for setting in ("grpc_host", "http_host"):
+            if why := exposure.refusal(settings, setting=setting):
+                raise CommandError(f"{why}.")  # noqa: TRY301 (it is told like every other fault)
         programs = list(_programs(settings, llm))
         for program in programs:
             _check_port(program)
@@ -112,7 +116,10 @@ def _programs(settings: Settings, llm: str | None) -> Iterator[Program]:
                     command=command,
                     host=settings.grpc_host,
                     port=settings.grpc_port,
-                    serves=probes.grpc_health(grpc_host, settings.grpc_port),
+                    # Envoy's own probe, below, asks the server for more.
+                    serves=(probes.listening if settings.tls_cert_file else probes.grpc_health)(
+                        grpc_host, settings.grpc_port
+                    ),
                     environment=model,
                     # First of all, and in its own time: what it is answering still needs the others.
                     stop_order=0,

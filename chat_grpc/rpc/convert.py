@@ -22,6 +22,7 @@ PARTS = {
     domain.Part.RETRIEVAL: types_pb2.COMPONENT_RETRIEVAL,
     domain.Part.LLM: types_pb2.COMPONENT_LLM,
     domain.Part.STORAGE: types_pb2.COMPONENT_STORAGE,
+    domain.Part.CACHE: types_pb2.COMPONENT_CACHE,
 }
 STATUSES = {
     domain.Status.PENDING: history_pb2.Message.STATUS_PENDING,
@@ -87,8 +88,14 @@ def event(item: domain.Started | domain.Retrieved | domain.Completed) -> chat_pb
                 finish_reason=FINISH_REASONS[item.finish_reason],
                 usage=usage(item.usage),
                 degraded=[PARTS[part] for part in item.degraded],
+                suggested_questions=[suggested_question(question) for question in item.suggested_questions],
             )
             return chat_pb2.ChatResponse(completed=completed)
+
+
+def suggested_question(item: domain.SuggestedQuestion) -> chat_pb2.SuggestedQuestion:
+    """Write a question worth asking."""
+    return chat_pb2.SuggestedQuestion(question=item.question, category=item.category)
 
 
 def message(item: domain.Message) -> history_pb2.Message:

@@ -22,6 +22,7 @@ CODES: dict[type[errors.ChatError], grpc.StatusCode] = {
     errors.ChatError: grpc.StatusCode.INTERNAL,
     errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     errors.NotFound: grpc.StatusCode.NOT_FOUND,
+    errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     errors.Forbidden: grpc.StatusCode.PERMISSION_DENIED,
     errors.Conflict: grpc.StatusCode.ABORTED,
     errors.TooManyRequests: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -87,6 +88,8 @@ def to_status(error: errors.ChatError, request_id: str, http: ErrorBody | None =
             for fault in error.violations[:MAX_VIOLATIONS]
         ]
         details.append(error_details_pb2.BadRequest(field_violations=violations))
+    if isinstance(error, errors.Unauthenticated):
+        trailers.append(("www-authenticate", error.challenge))
     if error.retry_after is not None:
         delay = Duration()
         delay.FromNanoseconds(int(error.retry_after * 1e9))

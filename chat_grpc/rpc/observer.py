@@ -12,7 +12,7 @@ import grpc
 
 from chat_grpc.errors import TooManyRequests
 from chat_grpc.rpc.errors import CODES
-from chat_grpc.rpc.interceptor import Context, Handler
+from chat_grpc.rpc.interceptor import Context, Handler, Wrapped
 from chat_grpc.telemetry import context as telling
 from chat_grpc.telemetry import logs
 from chat_grpc.telemetry.metrics import OTHER, Metrics
@@ -51,7 +51,7 @@ class ObservingInterceptor(grpc.aio.ServerInterceptor):
         self._metrics = metrics
         self._tracer = tracer
         self._log_content = log_content
-        self._observed: dict[str, Handler] = {}
+        self._wrapped = Wrapped(self._wrap)
 
     async def intercept_service(
         self,
@@ -59,18 +59,13 @@ class ObservingInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
         """Return the method's handler, observed."""
-        # What is known of a method stays true, and looking it up anew is a good part of what a call costs.
-        if (observed := self._observed.get(handler_call_details.method)) is not None:
-            return observed
         handler = await continuation(handler_call_details)
         if handler is None or handler_call_details.method.startswith("/grpc."):
             return handler
-        observed = self._observed[handler_call_details.method] = self._observing(
-            handler_call_details.method[1:], handler
-        )
-        return observed
+        return self._wrapped.of(handler_call_details.method, handler)
 
-    def _observing(self, method: str, handler: Any) -> Handler:
+    def _wrap(self, name: str, handler: Any) -> Handler:
+        method = name[1:]
         # Streams too are plain coroutines by now: ErrorInterceptor writes them itself.
         kind = "unary_unary" if handler.unary_unary is not None else "unary_stream"
         behaviour = getattr(handler, kind)

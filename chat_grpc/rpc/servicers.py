@@ -54,7 +54,7 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
         """List questions worth asking."""
         questions = await self._conversation.suggested_questions()
         return chat_pb2.ListSuggestedQuestionsResponse(
-            questions=[chat_pb2.SuggestedQuestion(question=item.question, category=item.category) for item in questions]
+            questions=[convert.suggested_question(item) for item in questions]
         )
 
 

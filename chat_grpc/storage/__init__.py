@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -23,6 +24,22 @@ class Cursor:
 
     created_at: datetime
     id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some of all messages; ``next`` is where the next batch begins, "" after the last."""
+
+    messages: list[Message]
+    next: str
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """What was deleted for its age: how many messages, and the sessions they belonged to."""
+
+    count: int = 0
+    sessions: frozenset[str] = frozenset()
 
 
 class Storage(Protocol):
@@ -50,6 +67,36 @@ class Storage(Protocol):
 
     async def delete_messages(self, scope: Scope) -> int:
         """Delete all messages of the scope and return how many there were."""
+
+    async def expire(self, before: datetime, *, limit: int) -> Expired:
+        """Delete at most ``limit`` of the messages created before a time; less than that means that no more are left.
+
+        A store that lets messages expire by itself deletes none here.
+        """
+
+    async def count(self) -> int:
+        """Return how many messages there are, or about how many: for a progress bar, not for serving."""
+
+    async def scan(self, after: str = "", *, limit: int) -> Batch:
+        """Return about ``limit`` of all messages, in an order that stays as it is: for an export, not for serving.
+
+        Args:
+            after: ``Batch.next`` of the batch before; it is good for as long as the store is.
+            limit: how many, at most; a batch may hold fewer though it is not the last.
+        """
+
+    async def put(self, messages: Sequence[Message]) -> int:
+        """Keep messages as they are, all or none; they are durable on return: for an import, not for serving.
+
+        One whose id is kept already is passed over. A ``request_key`` that
+        another message has stays with that one.
+
+        Returns:
+            How many were not there before.
+        """
+
+    async def secret(self, name: str) -> bytes:
+        """Return 32 random bytes that stay the same, made when they are first asked for by this name."""
 
     async def ping(self) -> None:
         """Return if a message could be kept now."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import aiosqlite
 
+T = TypeVar("T")
 Write: TypeAlias = tuple[str, Sequence[Any], "asyncio.Future[int]"]
 """A statement, its values, and who waits for the number of rows that it changed."""
 Outcome: TypeAlias = "int | Exception"
@@ -66,6 +67,15 @@ class WritingConnection(aiosqlite.Connection):
             self._idle.clear()
             self._begin_soon(loop)
         return await future
+
+    async def call(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a function on the connection's thread, between two groups; it leaves no transaction open.
+
+        Raises:
+            ValueError: the connection is closed.
+        """
+        result: T = await self._execute(lambda: function(self._conn))  # type: ignore[no-untyped-call]  # aiosqlite leaves it untyped
+        return result
 
     async def close(self) -> None:
         """Commit what waits, take nothing more, and close."""

@@ -8,16 +8,18 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import aiosqlite
 import msgspec
+from msgspec.structs import replace
 
 from chat_grpc.domain import FinishReason, Message, Part, Passage, Status, Usage
 from chat_grpc.errors import StorageUnavailable
-from chat_grpc.storage import Cursor, Scope
+from chat_grpc.storage import Batch, Cursor, Expired, Scope
 from chat_grpc.storage.group_commit import WritingConnection
 from chat_grpc.storage.migrate import migrate
+from chat_grpc.storage.secret_file import read_or_make
 from chat_grpc.telemetry import logs
 
 log = logs.get(__name__)
@@ -25,8 +27,15 @@ log = logs.get(__name__)
 BUSY_MILLISECONDS = 2000
 """How long a write waits for another process that holds the database."""
 
+CHECKPOINT_PAGES = 4000
+"""How long the log grows before it is written into the file, in pages of 4 KiB; docs/storage.md says why not SQLite's 1000."""
+Synchronous = Literal["normal", "full"]
+"""When what was kept reaches the disk: with the next checkpoint, or before ``add`` returns."""
+
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(tuple[Passage, ...]).decode
+
+_NO_USAGE = (None,) * 5
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -38,19 +47,27 @@ COLUMNS = (
 SETTLED = (*COLUMNS[COLUMNS.index("answer") : COLUMNS.index("created_at")], "completed_at", "request_key")
 
 # Only names of columns, written above, are put into these texts.
-INSERT = f"INSERT INTO messages ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) ON CONFLICT (request_key) WHERE request_key IS NOT NULL DO NOTHING"  # noqa: S608
+_INTO = f"INSERT INTO messages ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608
+INSERT = f"{_INTO} ON CONFLICT (request_key) WHERE request_key IS NOT NULL DO NOTHING"
+INSERT_IF_NEW = f"{_INTO} ON CONFLICT (id) DO NOTHING"
 SETTLE = f"UPDATE messages SET {', '.join(f'{column} = ?' for column in SETTLED)} WHERE id = ?"  # noqa: S608
 SELECT = f"SELECT {', '.join(COLUMNS)} FROM messages"  # noqa: S608
+SCAN = f"{SELECT} WHERE id > ? ORDER BY id LIMIT ?"
+# Ids begin with the time, so the primary key finds the oldest; no index more has to be kept up for it.
+EXPIRE = (
+    "DELETE FROM messages WHERE id IN (SELECT id FROM messages WHERE id < ? AND created_at < ? ORDER BY id LIMIT ?) "
+    "RETURNING session_id"
+)
 
 
 class SQLiteStorage:
     """A history in one file; ``open`` makes one.
 
-    WAL lets readers go on while a message is written. With synchronous=NORMAL
-    what was kept survives the death of the process at any moment (a power cut
-    may take the last messages); what is written at the same time is committed
-    together. A second connection reads, so that a long list does not stand in
-    the way of an answer.
+    WAL lets readers go on while a message is written. What was kept survives
+    the death of the process at any moment; whether a power cut may take the
+    last messages is what ``synchronous`` says. What is written at the same
+    time is committed together. A second connection reads, so that a long list
+    does not stand in the way of an answer.
     """
 
     def __init__(self, path: Path, writer: WritingConnection, reader: aiosqlite.Connection) -> None:
@@ -59,12 +76,22 @@ class SQLiteStorage:
         self._reader = reader
 
     @classmethod
-    async def open(cls, path: Path) -> SQLiteStorage:
-        """Open the file, make it if need be, bring its schema up to date, mark what a dead server left.
+    async def open(
+        cls, path: Path, *, synchronous: Synchronous = "normal", serving: bool = True, create: bool = True
+    ) -> SQLiteStorage:
+        """Open the file, make it if need be, bring its schema up to date.
+
+        Args:
+            path: the file.
+            synchronous: "full" syncs the log to the disk before a write returns, "normal" when the log is emptied.
+            serving: whether this is the server that the file belongs to; it marks what a dead one left unfinished.
+            create: whether a file that is missing is made.
 
         Raises:
-            StorageUnavailable: the file can't be made, or is no database of ours.
+            StorageUnavailable: the file is missing, can't be made, or is no database of ours.
         """
+        if not create and not await asyncio.to_thread(path.is_file):
+            raise StorageUnavailable(f"there is no database {path}; check CHAT_DATABASE_URL")
         connections: list[aiosqlite.Connection] = []
         try:
             await asyncio.to_thread(path.parent.mkdir, parents=True, exist_ok=True)
@@ -73,11 +100,13 @@ class SQLiteStorage:
                 connections.append(await connection)
                 await connection.execute(f"PRAGMA busy_timeout = {BUSY_MILLISECONDS}")
                 await connection.execute("PRAGMA journal_mode = WAL")
-                await connection.execute("PRAGMA synchronous = NORMAL")
+                await connection.execute(f"PRAGMA synchronous = {synchronous}")
+                await connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
                 if connection is writer:
                     await migrate(connection)
             storage = cls(path, writer, connections[1])
-            await storage._interrupt_pending()
+            if serving:
+                await storage._interrupt_pending()
         except BaseException as error:
             # The thread of a connection left open would keep the process alive.
             for connection in connections:
@@ -97,8 +126,7 @@ class SQLiteStorage:
     async def add(self, message: Message) -> bool:
         """Insert the row; see Storage."""
         async with self._guard("keep a message"):
-            row = _row(message)
-            return await self._writer.write(INSERT, [row[column] for column in COLUMNS]) == 1
+            return await self._writer.write(INSERT, _row(message)) == 1
 
     async def find_request(self, request_key: str) -> Message | None:
         """Read the row by its index; see Storage."""
@@ -109,10 +137,9 @@ class SQLiteStorage:
     async def settle(self, message: Message) -> None:
         """Update the row; see Storage."""
         async with self._guard("keep an answer"):
-            row = _row(message)
-            if message.status is not Status.COMPLETED:
-                row["request_key"] = None
-            await self._writer.write(SETTLE, [*(row[column] for column in SETTLED), message.id])
+            key = message.request_key if message.status is Status.COMPLETED else ""
+            row = (*_ending(message), _micros_or_none(message.completed_at), key or None, message.id)
+            await self._writer.write(SETTLE, row)
 
     async def list_messages(self, scope: Scope, *, limit: int, before: Cursor | None = None) -> list[Message]:
         """Read one page by the index of the scope; see Storage."""
@@ -131,6 +158,37 @@ class SQLiteStorage:
         async with self._guard("delete messages"):
             cursor = await self._writer.execute(f"DELETE FROM messages WHERE {where}", values)  # noqa: S608 (see _where)
             return cursor.rowcount
+
+    async def expire(self, before: datetime, *, limit: int) -> Expired:
+        """Delete the oldest rows by the primary key; see Storage."""
+        # What ids.new_message_id gives a message of that time begins so.
+        bound = f"msg_{int(before.timestamp() * 1000) + 1:012x}"
+        async with self._guard("delete messages"):
+            rows = await self._writer.execute_fetchall(EXPIRE, (bound, _micros(before), limit))
+        sessions = [session for (session,) in rows]
+        return Expired(len(sessions), frozenset(sessions))
+
+    async def count(self) -> int:
+        """Count the entries of the smallest index; see Storage."""
+        async with self._guard("count messages"):
+            rows = await self._reader.execute_fetchall("SELECT count(*) FROM messages")
+        return next(int(count) for (count,) in rows)
+
+    async def scan(self, after: str = "", *, limit: int) -> Batch:
+        """Read rows in the order of their ids; see Storage."""
+        async with self._guard("read messages"):
+            rows = await self._reader.execute_fetchall(SCAN, (after, limit))
+        messages = [_message(row) for row in rows]
+        return Batch(messages, messages[-1].id if len(messages) == limit else "")
+
+    async def put(self, messages: Sequence[Message]) -> int:
+        """Insert what is missing, in one transaction; see Storage."""
+        async with self._guard("keep messages"):
+            return await self._writer.call(lambda connection: _put(connection, messages))
+
+    async def secret(self, name: str) -> bytes:
+        """Read the file beside the database that holds it; see Storage."""
+        return await asyncio.to_thread(read_or_make, Path(f"{self._path}-{name}"))
 
     async def ping(self) -> None:
         """Take the write lock and give it back; see Storage."""
@@ -152,8 +210,8 @@ class SQLiteStorage:
         """Turn every fault of the database into StorageUnavailable."""
         try:
             yield
-        except (sqlite3.Error, ValueError) as error:
-            # aiosqlite raises ValueError once the connection is closed.
+        except (sqlite3.Error, ValueError, OverflowError) as error:
+            # ValueError: the connection is closed, or a text is none. OverflowError: a number beyond 64 bits.
             log.warning("storage failed", doing=doing, cause=_cause(error))
             raise StorageUnavailable(
                 f"the database can't {doing} now ({_cause(error)})", metadata={"store": "sqlite"}
@@ -177,6 +235,8 @@ def _cause(error: Exception) -> str:
             return words
     if isinstance(error, OSError):
         return error.strerror or "system error"
+    if isinstance(error, UnicodeError | OverflowError):
+        return "a value is none that it can hold"
     return name or "closed"
 
 
@@ -195,32 +255,64 @@ def _moment(micros: int) -> datetime:
     return EPOCH + timedelta(microseconds=micros)
 
 
-def _row(message: Message) -> dict[str, Any]:
+def _micros_or_none(moment: datetime | None) -> int | None:
+    return None if moment is None else _micros(moment)
+
+
+def _row(message: Message) -> tuple[Any, ...]:
+    """Return the values of COLUMNS. Written out, because two are made for every message."""
+    return (
+        message.id,
+        message.user_id,
+        message.session_id,
+        message.request_id,
+        message.message,
+        *_ending(message),
+        _micros(message.created_at),
+        _micros_or_none(message.completed_at),
+        message.request_key or None,
+        message.request_digest,
+    )
+
+
+def _ending(message: Message) -> tuple[Any, ...]:
+    """Return the values of the columns from ``answer`` to ``passages``."""
     usage = message.usage
-    return {
-        "id": message.id,
-        "user_id": message.user_id,
-        "session_id": message.session_id,
-        "request_id": message.request_id,
-        "message": message.message,
-        "answer": message.answer,
-        "status": message.status,
-        "finish_reason": message.finish_reason,
-        "error_reason": message.error_reason,
-        "model": message.model,
-        "prompt_tokens": usage and usage.prompt_tokens,
-        "completion_tokens": usage and usage.completion_tokens,
-        "total_tokens": usage and usage.total_tokens,
-        "cost_usd": usage and usage.cost_usd,
-        "estimated": usage and usage.estimated,
-        "cached": message.cached,
-        "degraded": ",".join(message.degraded),
-        "passages": _encode(message.passages).decode(),
-        "request_key": message.request_key or None,
-        "request_digest": message.request_digest,
-        "created_at": _micros(message.created_at),
-        "completed_at": message.completed_at and _micros(message.completed_at),
-    }
+    passages = message.passages
+    return (
+        message.answer,
+        message.status,
+        message.finish_reason,
+        message.error_reason,
+        message.model,
+        *(
+            (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens, usage.cost_usd, usage.estimated)
+            if usage
+            else _NO_USAGE
+        ),
+        message.cached,
+        ",".join(message.degraded),
+        _encode(passages).decode() if passages else "[]",
+    )
+
+
+def _put(connection: sqlite3.Connection, messages: Sequence[Message]) -> int:
+    """Insert the messages that are not there; on the connection's thread."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        new = 0
+        for message in messages:
+            taken = connection.execute(
+                "SELECT 1 FROM messages WHERE request_key = ?", (message.request_key,)
+            ).fetchone()
+            row = _row(replace(message, request_key="") if taken else message)
+            new += connection.execute(INSERT_IF_NEW, row).rowcount
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    return new
 
 
 def _message(values: Sequence[Any]) -> Message:

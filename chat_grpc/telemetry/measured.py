@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
+from datetime import datetime
 from types import TracebackType
 
 from msgspec.structs import replace
@@ -19,7 +20,7 @@ from chat_grpc.domain import Message, Passage
 from chat_grpc.errors import ChatError
 from chat_grpc.llm import Ending, Models, Opened, Prompt
 from chat_grpc.retrieval import MemoryState, Profile, Retriever
-from chat_grpc.storage import Cursor, Scope, Storage
+from chat_grpc.storage import Batch, Cursor, Expired, Scope, Storage
 from chat_grpc.telemetry.metrics import Metrics
 from chat_grpc.telemetry.traces import Kind, Span, Tracer, reason_of
 
@@ -59,6 +60,29 @@ class MeasuredStorage:
         """See Storage."""
         with self._measured("delete_messages"):
             return await self._storage.delete_messages(scope)
+
+    async def expire(self, before: datetime, *, limit: int) -> Expired:
+        """See Storage."""
+        with self._measured("expire"):
+            return await self._storage.expire(before, limit=limit)
+
+    async def count(self) -> int:
+        """See Storage."""
+        return await self._storage.count()
+
+    async def scan(self, after: str = "", *, limit: int) -> Batch:
+        """See Storage."""
+        with self._measured("scan"):
+            return await self._storage.scan(after, limit=limit)
+
+    async def put(self, messages: Sequence[Message]) -> int:
+        """See Storage."""
+        with self._measured("put"):
+            return await self._storage.put(messages)
+
+    async def secret(self, name: str) -> bytes:
+        """See Storage. Not measured: it is asked for once."""
+        return await self._storage.secret(name)
 
     async def ping(self) -> None:
         """See Storage. Not measured: probes would drown what messages take."""

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from chat_grpc import __version__
+from chat_grpc.conversation.guardrails import Side
+from chat_grpc.conversation.guardrails.table import RULES
 from chat_grpc.domain import Status, Usage
 from chat_grpc.telemetry.series import Counter, Family, Histogram, Kind
 from chat_grpc.telemetry.tokens import GAP_BOUNDS, TokenGaps
@@ -99,6 +101,17 @@ class Metrics:
             ("limit",),
             [(limit,) for limit in LIMITS],
         )
+        self._guardrails = Counter(
+            "chat_grpc_guardrail_refusals_total",
+            "Messages refused (input), and answers whose rest was withheld (output), by the rule that did it.",
+            ("rule", "side"),
+            [(rule, side) for rule, (side, _) in RULES.items()],
+        )
+        self._outages = Counter("chat_grpc_redis_outages_total", "Times that Redis went out of reach.")
+        self._unshared = Counter(
+            "chat_grpc_unshared_messages_total",
+            "Messages held to this server's own limits, because Redis was out of reach.",
+        )
         self._memvid = Histogram(
             "chat_grpc_memvid_request_duration_seconds",
             "Time of the calls to memvid.",
@@ -111,6 +124,7 @@ class Metrics:
             PART_BOUNDS,
             ("operation", "outcome"),
         )
+        self._expired = Counter("chat_grpc_messages_expired_total", "Messages that were deleted for their age.")
         self._counted = (
             self._calls,
             self._call_seconds,
@@ -124,8 +138,12 @@ class Metrics:
             self._followers,
             self._fallbacks,
             self._refusals,
+            self._guardrails,
+            self._outages,
+            self._unshared,
             self._memvid,
             self._storage,
+            self._expired,
         )
         self._gauges: list[Callable[[], Family]] = [_build_info]
 
@@ -184,6 +202,18 @@ class Metrics:
         """A message was refused, by the name of the limit that was reached."""
         self._refusals.add(limit)
 
+    def guardrail(self, rule: str, side: Side) -> None:
+        """A guardrail refused a message, or withheld the rest of an answer."""
+        self._guardrails.add(rule, side)
+
+    def redis_lost(self) -> None:
+        """Redis went out of reach."""
+        self._outages.add()
+
+    def unshared(self) -> None:
+        """A message was held to this server's own limits, because Redis was out of reach."""
+        self._unshared.add()
+
     def memvid(self, operation: str, seconds: float, outcome: str) -> None:
         """A call to memvid ended: ok, timeout, unavailable or cancelled."""
         self._memvid.observe(seconds, operation, outcome)
@@ -191,6 +221,10 @@ class Metrics:
     def storage(self, operation: str, seconds: float, outcome: str) -> None:
         """The storage did something, or could not: ok, failed or cancelled."""
         self._storage.observe(seconds, operation, outcome)
+
+    def expired(self, count: int) -> None:
+        """Messages were deleted for their age."""
+        self._expired.add(by=count)
 
     def gauge(self, name: str, help: str, read: Callable[[], float]) -> None:  # noqa: A002 (Prometheus's word)
         """Have a value read whenever the metrics are."""

@@ -13,6 +13,7 @@ from rich.text import Text
 from chat_grpc.client import ChatClient, ChatError, Completed, Delta, Retrieval, Started
 from chat_grpc.client.errors import UNREACHABLE
 from chat_grpc.terminal import describe
+from chat_grpc.terminal.connecting import Connection
 from chat_grpc.terminal.history import outline
 from chat_grpc.terminal.rendering import MarkdownStream
 
@@ -29,7 +30,7 @@ SHOWN_QUESTIONS = 3
 SHOWN_MESSAGES = 10
 
 
-def run(address: str, *, user: str, session: str, show_passages: bool) -> int:
+def run(connection: Connection, *, user: str, session: str, show_passages: bool) -> int:
     """Hold a conversation until the user leaves; return the exit code."""
     try:
         # Editing and recall of lines; the module works by being imported. Not every Python has it.
@@ -39,7 +40,7 @@ def run(address: str, *, user: str, session: str, show_passages: bool) -> int:
     # The runner keeps one event loop, and with it one channel, across questions;
     # its Ctrl-C cancels what it is running and nothing else.
     with asyncio.Runner() as runner:
-        client = runner.run(ChatClient(address).__aenter__())
+        client = runner.run(connection.client().__aenter__())
         try:
             return _Conversation(runner, client, user, session, show_passages=show_passages).hold()
         finally:

@@ -6,16 +6,17 @@ import asyncio
 
 import betterproto2
 
-from chat_grpc.client import ChatClient, ChatError, Component, GetHealthResponse, GetHealthResponseStatus
+from chat_grpc.client import ChatError, Component, GetHealthResponse, GetHealthResponseStatus
 from chat_grpc.terminal import describe
+from chat_grpc.terminal.connecting import Connection
 
 ANSWERING = (GetHealthResponseStatus.HEALTHY, GetHealthResponseStatus.DEGRADED)
 
 
-def run(address: str, *, as_json: bool) -> int:
+def run(connection: Connection, *, as_json: bool) -> int:
     """Print the state; return 0 if messages are being answered, else 1."""
     try:
-        health = asyncio.run(_ask(address))
+        health = asyncio.run(_ask(connection))
     except ChatError as error:
         return describe.report(error)
     if as_json:
@@ -25,8 +26,8 @@ def run(address: str, *, as_json: bool) -> int:
     return 0 if health.status in ANSWERING else 1
 
 
-async def _ask(address: str) -> GetHealthResponse:
-    async with ChatClient(address) as client:
+async def _ask(connection: Connection) -> GetHealthResponse:
+    async with connection.client() as client:
         return await client.health()
 
 

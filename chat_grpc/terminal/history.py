@@ -8,25 +8,26 @@ from contextlib import aclosing
 
 import betterproto2
 
-from chat_grpc.client import ChatClient, ChatError, Message, MessageStatus
+from chat_grpc.client import ChatError, Message, MessageStatus
 from chat_grpc.terminal import describe
+from chat_grpc.terminal.connecting import Connection
 
 LARGEST_PAGE = 100
 
 
-def run(address: str, *, user: str, session: str, limit: int, as_json: bool) -> int:
+def run(connection: Connection, *, user: str, session: str, limit: int, as_json: bool) -> int:
     """Print at most ``limit`` messages and return the exit code."""
     try:
-        asyncio.run(_print(address, user, session, limit, as_json=as_json))
+        asyncio.run(_print(connection, user, session, limit, as_json=as_json))
     except ChatError as error:
         return describe.report(error)
     return 0
 
 
-async def _print(address: str, user: str, session: str, limit: int, *, as_json: bool) -> None:
+async def _print(connection: Connection, user: str, session: str, limit: int, *, as_json: bool) -> None:
     left = limit
     async with (
-        ChatClient(address) as client,
+        connection.client() as client,
         aclosing(
             client.list_messages(user_id=user, session_id=session, page_size=min(limit, LARGEST_PAGE))
         ) as messages,

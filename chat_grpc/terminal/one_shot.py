@@ -6,23 +6,24 @@ import asyncio
 import sys
 from contextlib import aclosing
 
-from chat_grpc.client import ChatClient, ChatError, Completed, Delta, Retrieval, Started
+from chat_grpc.client import ChatError, Completed, Delta, Retrieval, Started
 from chat_grpc.terminal import describe
+from chat_grpc.terminal.connecting import Connection
 
 
-def run(address: str, question: str, *, user: str, session: str, show_passages: bool) -> int:
+def run(connection: Connection, question: str, *, user: str, session: str, show_passages: bool) -> int:
     """Ask one question and return the exit code."""
     try:
-        asyncio.run(_ask(address, question, user, session, show_passages=show_passages))
+        asyncio.run(_ask(connection, question, user, session, show_passages=show_passages))
     except ChatError as error:
         return describe.report(error)
     return 0
 
 
-async def _ask(address: str, question: str, user: str, session: str, *, show_passages: bool) -> None:
+async def _ask(connection: Connection, question: str, user: str, session: str, *, show_passages: bool) -> None:
     last = "\n"
     async with (
-        ChatClient(address) as client,
+        connection.client() as client,
         aclosing(client.chat(question, user_id=user, session_id=session)) as events,
     ):
         try:

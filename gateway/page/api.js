@@ -1,5 +1,7 @@
 // The routes of the server that this page uses.
 
+import { askForToken, authorization } from "./token.js";
+
 const SILENCE = 60_000; // ms; the server says a comment every 15 s, so that this long means: nobody is there
 
 /** Something that went wrong, in words for a person. */
@@ -26,8 +28,9 @@ export async function* chat({ message, sessionId, requestId, signal }) {
   };
   heard();
   try {
-    const response = await fetch("/api/v1/chat", {
+    const response = await send("/api/v1/chat", {
       method: "POST",
+      asked: () => clearTimeout(timer), // a reader who looks for a token may take longer than a server that is there
       headers: { "content-type": "application/json", accept: "text/event-stream", "x-request-id": requestId },
       body: JSON.stringify({ message, stream: true, ...(sessionId ? { session_id: sessionId } : {}) }),
       cache: "no-store",
@@ -78,10 +81,22 @@ export async function health() {
   }
 }
 
+/** Fetch, as the reader whom the tab knows; if the server asks who that is, ask the reader and try once more. */
+async function send(path, { headers, asked = () => {}, ...options }) {
+  const attempt = () => fetch(path, { ...options, headers: { ...headers, ...authorization() } });
+  const shown = authorization().authorization;
+  const response = await attempt();
+  if (response.status !== 401) return response;
+  // Another request may have asked meanwhile.
+  if (authorization().authorization !== shown) return await attempt();
+  asked();
+  return (await askForToken()) ? await attempt() : response;
+}
+
 async function get(path) {
   let response;
   try {
-    response = await fetch(path, { headers: { accept: "application/json" } });
+    response = await send(path, { headers: { accept: "application/json" } });
   } catch {
     throw new ApiError("the server can't be reached");
   }

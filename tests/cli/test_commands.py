@@ -11,7 +11,7 @@ import pytest
 from chat_grpc import __version__
 from tests.cli.conftest import Cli, clean_environment
 
-COMMANDS = ("up", "serve", "memvid", "envoy", "llama", "ingest", "chat", "history", "health")
+COMMANDS = ("up", "serve", "memvid", "envoy", "llama", "ingest", "chat", "history", "health", "admin")
 
 
 async def test_version(cli: Cli) -> None:
@@ -44,6 +44,9 @@ async def test_every_command_explains_itself(cli: Cli, command: str) -> None:
         ("ingest", "--out", "x.mv2"),
         ("up", "--llm", "cloud"),
         ("llama", "--port", "70000"),
+        ("admin",),
+        ("admin", "backup"),
+        ("admin", "import", "a", "b"),
     ],
 )
 async def test_wrong_usage(cli: Cli, arguments: tuple[str, ...]) -> None:

@@ -23,7 +23,7 @@ ASKED = {
     "Where are my messages stored?": "Storage › Where are messages stored by default?",
     "What is memvid?": "Retrieval and memory › What is memvid?",
     "how do I use ollama": "Models › How do I use OpenAI, vLLM or Ollama?",
-    "redis cache": "Settings › Which settings are planned and not in this version?",
+    "redis cache": "Cache and idempotency › What is kept in Redis?",
     "what is CHAT_DRAIN_SECONDS": "Operations › How does the server stop?",
     "add pdf files": "Retrieval and memory › How do I add my own documents?",
 }
@@ -61,5 +61,5 @@ def test_good_and_bad_hits_lie_far_apart(docs_process: str, question: str) -> No
 
 def test_what_is_said_of_dynamodb_is_true(docs_process: str) -> None:
     best = _ask(docs_process, "How do I keep messages in DynamoDB?")[0]
-    assert best.snippet.startswith("You can't yet: this version keeps messages in SQLite only.")
+    assert best.snippet.startswith("Install the packages for it")
     assert "CHAT_DATABASE_URL" in best.snippet

@@ -209,7 +209,7 @@ async def test_closing_while_writing_keeps_what_came_before_and_refuses_the_rest
 
 
 async def test_those_who_wait_are_told_when_the_database_is_closed_under_them(connection: Watched) -> None:
-    await connection._execute(connection._conn.close)  # type: ignore[no-untyped-call]  # aiosqlite leaves it untyped
+    await connection.call(lambda raw: raw.close())
     outcomes = await asyncio.wait_for(write(connection, 1, 2, 3), 30)
     assert {type(outcome) for outcome in outcomes} == {sqlite3.ProgrammingError}
     outcomes = await asyncio.wait_for(write(connection, 1), 30)

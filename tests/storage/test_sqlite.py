@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -14,7 +15,7 @@ from chat_grpc.domain import FinishReason, Message, Part, Status, Usage
 from chat_grpc.errors import StorageUnavailable
 from chat_grpc.storage import Cursor, Scope
 from chat_grpc.storage.migrate import FOLDER, migrate
-from chat_grpc.storage.sqlite import SQLiteStorage
+from chat_grpc.storage.sqlite import CHECKPOINT_PAGES, SQLiteStorage
 
 T0 = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 SESSION = "0b9d6b1c-9b1d-4f6c-8a58-0d9b3d5b6f00"
@@ -100,15 +101,65 @@ async def test_what_a_dead_server_left_pending_is_interrupted_at_the_next_start(
     await second.close()
 
 
-async def test_both_pages_are_read_by_an_index(storage: SQLiteStorage, tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / "new" / "chat.db") as raw:
-        for where in ("user_id = 'anna' AND user_id <> ''", "session_id = 'x'"):
-            plan = raw.execute(
-                f"EXPLAIN QUERY PLAN SELECT * FROM messages WHERE {where} AND (created_at, id) < (1, 'a') "  # noqa: S608 (literals)
-                "ORDER BY created_at DESC, id DESC LIMIT 5"
-            ).fetchall()
-            assert len(plan) == 1, plan
-            assert "USING INDEX messages_by_" in plan[0][3]
+async def test_every_way_in_is_by_an_index_and_none_sorts(storage: SQLiteStorage) -> None:
+    asked: list[str] = []
+    await storage._reader.set_trace_callback(asked.append)  # the very statements, with their values in them
+    await storage._writer.set_trace_callback(asked.append)
+    before = Cursor(T0, "msg_0001")
+    for scope in (Scope(user_id="anna"), Scope(session_id=SESSION)):
+        await storage.list_messages(scope, limit=5)
+        await storage.list_messages(scope, limit=5, before=before)
+        await storage.delete_messages(scope)
+    await storage.find_request("key")
+    await storage.settle(message(1))
+    await storage.scan("msg_0001", limit=5)
+    await storage.expire(T0, limit=5)
+    await storage._interrupt_pending()
+    statements = [statement for statement in asked if " messages" in statement]
+    assert len(statements) == 11
+    indexes = set()
+    for statement in statements:
+        plan = [row[3] for row in await storage._reader.execute_fetchall(f"EXPLAIN QUERY PLAN {statement}")]
+        # The index of pending messages holds no others, so all of it is what is looked for.
+        found = ("SEARCH messages USING ", "SCAN messages USING INDEX messages_pending", "LIST SUBQUERY")
+        assert [step for step in plan if not step.startswith(found)] == []
+        indexes |= {name for step in plan for name in re.findall(r"INDEX (\w+)|(PRIMARY KEY)", step)}
+    assert {name or key for name, key in indexes} == {
+        "messages_by_user", "messages_by_session", "messages_by_request", "messages_pending", "PRIMARY KEY",
+    }  # fmt: skip
+
+
+async def test_scans_everything_in_one_order(storage: SQLiteStorage) -> None:
+    messages = [message(number, created_at=T0 - timedelta(seconds=number)) for number in range(25)]
+    for item in reversed(messages):
+        await storage.add(item)
+    seen, after, more = [], "", True
+    while more:
+        batch = await storage.scan(after, limit=5)
+        seen += batch.messages
+        after, more = batch.next, bool(batch.next)
+    assert seen == messages
+    assert await storage.count() == 25
+
+
+async def test_puts_all_or_none_and_nothing_twice(storage: SQLiteStorage) -> None:
+    kept = message(1, request_key="a", answer="kept", status=Status.COMPLETED)
+    await storage.add(kept)
+    assert await storage.put([message(1), message(2, request_key="a"), message(3, request_key="b"), message(3)]) == 2
+    assert (await storage.scan(limit=10)).messages == [kept, message(2), message(3, request_key="b")]
+    with pytest.raises(StorageUnavailable, match="a value is none that it can hold"):
+        await storage.put([message(4), message(5, usage=Usage(2**63, 0, 0))])
+    assert await storage.count() == 3
+    assert await storage.put([]) == 0
+    await storage.add(message(6))
+
+
+async def test_full_synchronous_syncs_each_commit(tmp_path: Path) -> None:
+    for setting, number in (("normal", 1), ("full", 2)):
+        storage = await SQLiteStorage.open(tmp_path / f"{setting}.db", synchronous=setting)  # type: ignore[arg-type]  # it is one of the two
+        assert list(await storage._writer.execute_fetchall("PRAGMA synchronous")) == [(number,)]
+        assert list(await storage._writer.execute_fetchall("PRAGMA wal_autocheckpoint")) == [(CHECKPOINT_PAGES,)]
+        await storage.close()
 
 
 async def test_locked_by_another_process(storage: SQLiteStorage, tmp_path: Path) -> None:

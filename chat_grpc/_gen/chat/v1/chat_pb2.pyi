@@ -298,6 +298,7 @@ class Completed(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     DEGRADED_FIELD_NUMBER: _builtins.int
+    SUGGESTED_QUESTIONS_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
     """message_id names the message and its answer in the history."""
     session_id: _builtins.str
@@ -320,6 +321,13 @@ class Completed(_message.Message):
     def degraded(self) -> _containers.RepeatedScalarFieldContainer[_types_pb2.Component.ValueType]:
         """degraded lists the parts that were missing while this was answered."""
 
+    @_builtins.property
+    def suggested_questions(self) -> _containers.RepeatedCompositeFieldContainer[Global___SuggestedQuestion]:
+        """suggested_questions are what may be asked instead, where a guardrail
+        refused the message or withheld a part of the answer (finish_reason is
+        then FINISH_REASON_CONTENT_FILTER); else none.
+        """
+
     def __init__(
         self,
         *,
@@ -331,10 +339,11 @@ class Completed(_message.Message):
         finish_reason: _types_pb2.FinishReason.ValueType = ...,
         usage: _types_pb2.Usage | None = ...,
         degraded: _abc.Iterable[_types_pb2.Component.ValueType] | None = ...,
+        suggested_questions: _abc.Iterable[Global___SuggestedQuestion] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "created_at", b"created_at", "degraded", b"degraded", "finish_reason", b"finish_reason", "message_id", b"message_id", "model", b"model", "session_id", b"session_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "created_at", b"created_at", "degraded", b"degraded", "finish_reason", b"finish_reason", "message_id", b"message_id", "model", b"model", "session_id", b"session_id", "suggested_questions", b"suggested_questions", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -169,7 +169,10 @@ class Message(_message.Message):
     finish_reason: _types_pb2.FinishReason.ValueType
     """finish_reason tells why the model stopped; unspecified unless completed."""
     error_reason: _builtins.str
-    """error_reason is the ErrorInfo reason of a failure; else empty."""
+    """error_reason is the ErrorInfo reason of a failure; of a completed message
+    the guardrail that refused it or withheld text ("GUARDRAIL_" and the
+    rule); else empty.
+    """
     model: _builtins.str
     """model is the model that wrote the answer, as provider/model."""
     cached: _builtins.bool

@@ -8,6 +8,7 @@ those bytes, for GET /openapi.json, and tests hold the bytes against them.
 A field that is `optional` here may be absent there.
 """
 
+from chat_grpc._gen.chat.v1 import chat_pb2 as _chat_pb2
 from chat_grpc._gen.chat.v1 import types_pb2 as _types_pb2
 from collections import abc as _abc
 from google.protobuf import any_pb2 as _any_pb2
@@ -93,6 +94,7 @@ class ChatAnswer(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     DEGRADED_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    SUGGESTED_QUESTIONS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """id names the message ("msg_...")."""
     session_id: _builtins.str
@@ -123,6 +125,12 @@ class ChatAnswer(_message.Message):
     def usage(self) -> _types_pb2.Usage:
         """usage is what the answer cost."""
 
+    @_builtins.property
+    def suggested_questions(self) -> _containers.RepeatedCompositeFieldContainer[_chat_pb2.SuggestedQuestion]:
+        """suggested_questions are what may be asked instead; absent unless a
+        guardrail refused the message or withheld a part of the answer.
+        """
+
     def __init__(
         self,
         *,
@@ -138,10 +146,11 @@ class ChatAnswer(_message.Message):
         finish_reason: _builtins.str = ...,
         degraded: _abc.Iterable[_builtins.str] | None = ...,
         usage: _types_pb2.Usage | None = ...,
+        suggested_questions: _abc.Iterable[_chat_pb2.SuggestedQuestion] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timestamp", b"timestamp", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "chunks_retrieved", b"chunks_retrieved", "content", b"content", "degraded", b"degraded", "finish_reason", b"finish_reason", "id", b"id", "message", b"message", "model", b"model", "session_id", b"session_id", "timestamp", b"timestamp", "tokens_used", b"tokens_used", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "chunks_retrieved", b"chunks_retrieved", "content", b"content", "degraded", b"degraded", "finish_reason", b"finish_reason", "id", b"id", "message", b"message", "model", b"model", "session_id", b"session_id", "suggested_questions", b"suggested_questions", "timestamp", b"timestamp", "tokens_used", b"tokens_used", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -317,16 +326,24 @@ class DoneEvent(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     FINISH_REASON_FIELD_NUMBER: _builtins.int
+    SUGGESTED_QUESTIONS_FIELD_NUMBER: _builtins.int
     finish_reason: _builtins.str
     """finish_reason tells why the model stopped: stop, length or content_filter."""
+    @_builtins.property
+    def suggested_questions(self) -> _containers.RepeatedCompositeFieldContainer[_chat_pb2.SuggestedQuestion]:
+        """suggested_questions are what may be asked instead; absent unless a
+        guardrail refused the message or withheld a part of the answer.
+        """
+
     def __init__(
         self,
         *,
         finish_reason: _builtins.str = ...,
+        suggested_questions: _abc.Iterable[_chat_pb2.SuggestedQuestion] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "suggested_questions", b"suggested_questions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -107,6 +107,7 @@ class SendMessageResponse(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     DEGRADED_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    SUGGESTED_QUESTIONS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """id names the message and its answer in the history ("msg_...")."""
     content: _builtins.str
@@ -131,6 +132,12 @@ class SendMessageResponse(_message.Message):
     def usage(self) -> _types_pb2.Usage:
         """usage is what the answer cost."""
 
+    @_builtins.property
+    def suggested_questions(self) -> _containers.RepeatedCompositeFieldContainer[_chat_pb2.SuggestedQuestion]:
+        """suggested_questions are what may be asked instead, where a guardrail
+        refused the message or withheld a part of the answer.
+        """
+
     def __init__(
         self,
         *,
@@ -143,10 +150,11 @@ class SendMessageResponse(_message.Message):
         finish_reason: _builtins.str = ...,
         degraded: _abc.Iterable[_builtins.str] | None = ...,
         usage: _types_pb2.Usage | None = ...,
+        suggested_questions: _abc.Iterable[_chat_pb2.SuggestedQuestion] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timestamp", b"timestamp", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "content", b"content", "degraded", b"degraded", "finish_reason", b"finish_reason", "id", b"id", "model", b"model", "session_id", b"session_id", "timestamp", b"timestamp", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "content", b"content", "degraded", b"degraded", "finish_reason", b"finish_reason", "id", b"id", "model", b"model", "session_id", b"session_id", "suggested_questions", b"suggested_questions", "timestamp", b"timestamp", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

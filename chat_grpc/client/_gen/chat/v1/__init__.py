@@ -66,6 +66,12 @@ class Component(betterproto2.Enum):
     COMPONENT_STORAGE is the database that keeps the history.
     """
 
+    CACHE = 4
+    """
+    COMPONENT_CACHE is what several servers share: answers, sessions and
+    limits. A server that shares with nobody does not list it.
+    """
+
     @classmethod
     def betterproto_value_to_renamed_proto_names(cls) -> dict[int, str]:
         return {
@@ -73,6 +79,7 @@ class Component(betterproto2.Enum):
             1: "COMPONENT_RETRIEVAL",
             2: "COMPONENT_LLM",
             3: "COMPONENT_STORAGE",
+            4: "COMPONENT_CACHE",
         }
 
     @classmethod
@@ -82,6 +89,7 @@ class Component(betterproto2.Enum):
             "COMPONENT_RETRIEVAL": 1,
             "COMPONENT_LLM": 2,
             "COMPONENT_STORAGE": 3,
+            "COMPONENT_CACHE": 4,
         }
 
 
@@ -411,6 +419,13 @@ class Completed(betterproto2.Message):
     degraded lists the parts that were missing while this was answered.
     """
 
+    suggested_questions: "list[SuggestedQuestion]" = betterproto2.field(9, betterproto2.TYPE_MESSAGE, repeated=True)
+    """
+    suggested_questions are what may be asked instead, where a guardrail
+    refused the message or withheld a part of the answer (finish_reason is
+    then FINISH_REASON_CONTENT_FILTER); else none.
+    """
+
 
 default_message_pool.register_message("chat.v1", "Completed", Completed)
 
@@ -678,7 +693,9 @@ class Message(betterproto2.Message):
 
     error_reason: "str" = betterproto2.field(9, betterproto2.TYPE_STRING)
     """
-    error_reason is the ErrorInfo reason of a failure; else empty.
+    error_reason is the ErrorInfo reason of a failure; of a completed message
+    the guardrail that refused it or withheld text ("GUARDRAIL_" and the
+    rule); else empty.
     """
 
     model: "str" = betterproto2.field(10, betterproto2.TYPE_STRING)
