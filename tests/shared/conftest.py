@@ -36,3 +36,14 @@ async def network(redis: RedisServer) -> AsyncIterator[Proxy]:
     """A network before ``redis``."""
     async with proxy(redis) as running:
         yield running
+
+
+def script_runs(network: Proxy) -> int:
+    """Return how many scripts servers had Redis run: a round trip each."""
+    return sum(b"EVALSHA" in sent for sent in network.trips)
+
+
+def other_questions(network: Proxy) -> list[bytes]:
+    """Return what else they sent, beside what a connection begins with, and beside waiting for others."""
+    quiet = (b"EVALSHA", b"BLPOP", b"CLIENT", b"HELLO", b"SELECT")
+    return [sent for sent in network.trips if not any(word in sent for word in quiet)]

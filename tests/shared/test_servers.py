@@ -16,6 +16,7 @@ import pytest
 
 from chat_grpc._gen.chat.v1 import chat_pb2, history_pb2, types_pb2
 from chat_grpc._gen.chat.v1 import health_pb2 as chat_health_pb2
+from tests.shared.conftest import other_questions, script_runs
 from tests.support.fixtures import StartService
 from tests.support.memvid import Memvid
 from tests.support.metrics import scrape
@@ -350,18 +351,11 @@ async def test_one_question_before_the_model_and_one_word_after(
     async with proxy(redis) as network, start(CHAT_REDIS_URL=network.url) as service:
         session = (await service.ask("Warm up?"))[0].started.session_id  # connects, and Redis learns the scripts
 
-        def trips() -> int:
-            return sum(1 for sent in network.trips if b"EVALSHA" in sent)
-
-        def others() -> list[bytes]:
-            quiet = (b"EVALSHA", b"BLPOP", b"CLIENT", b"HELLO", b"SELECT")
-            return [sent for sent in network.trips if not any(word in sent for word in quiet)]
-
         network.trips.clear()
         before = []
 
         async def answer(exchange: Exchange) -> None:
-            before.append(trips())
+            before.append(script_runs(network))
             await saying("Hello.")(exchange)
 
         model.answer = answer
@@ -369,10 +363,10 @@ async def test_one_question_before_the_model_and_one_word_after(
             network.trips.clear()
             before.clear()
             await service.ask(f"New {fields}?", **fields)
-            assert (before, trips(), others()) == ([1], 2, [])
+            assert (before, script_runs(network), other_questions(network)) == ([1], 2, [])
         network.trips.clear()
         await service.ask("Warm up?")  # from the cache
-        assert (trips(), others()) == (2, [])
+        assert (script_runs(network), other_questions(network)) == (2, [])
 
 
 # --- faults ------------------------------------------------------------------
@@ -473,10 +467,10 @@ async def test_a_dead_redis_holds_nobody_up(start: StartService, network: Proxy,
         await service.ask()
         network.delay = 3600.0
         await service.ask("Who waits?")
-        asked = sum(b"EVALSHA" in sent for sent in network.trips)
+        asked = script_runs(network)
         for number in range(20):
             await service.ask(f"Who waits {number}?", user_id=f"user{number}")
-        assert sum(b"EVALSHA" in sent for sent in network.trips) == asked
+        assert script_runs(network) == asked
 
 
 async def test_a_pilot_that_dies_is_taken_over_from(two: tuple[Service, Service], redis: RedisServer) -> None:
