@@ -21,9 +21,13 @@ _HEX_NOISE = re.compile(r"0x|\\x|[ :,]")
 _PERCENT = re.compile(r"(?:%[0-9A-Fa-f]{2}[A-Za-z]{0,2}){6,}+")
 _ENTITY = re.compile(r"(?:&#x?[0-9A-Fa-f]{2,5};\s?){6,}+")
 _ESCAPE = re.compile(r"(?:\\u[0-9A-Fa-f]{4}\s?){6,}+")
-# "ignore", "instructions", "previous", "prompt" and "system" as rot13 writes them, and backwards.
-_ROT13 = re.compile(r"\b(?:vtaber|vafgehpgvbaf|cerivbhf|flfgrz|cebzcg|qvfertneq)\b", re.IGNORECASE)
-_BACKWARDS = re.compile(r"\b(?:erongi|snoitcurtsni|suoiverp|metsys|tpmorp|dragersid)\b", re.IGNORECASE)
+# "ignore", "instructions", "previous", "system", "prompt" and "disregard" as rot13 writes them, and backwards.
+_IN_ROT13 = ("vtaber", "vafgehpgvbaf", "cerivbhf", "flfgrz", "cebzcg", "qvfertneq")
+_FROM_BEHIND = ("erongi", "snoitcurtsni", "suoiverp", "metsys", "tpmorp", "dragersid")
+_ROT13 = re.compile(rf"\b(?:{'|'.join(_IN_ROT13)})\b", re.IGNORECASE)
+_BACKWARDS = re.compile(rf"\b(?:{'|'.join(_FROM_BEHIND)})\b", re.IGNORECASE)
+CIPHERED = frozenset((*_IN_ROT13, *_FROM_BEHIND))
+"""The words by which a text is known to be written so."""
 
 
 def decoded(text: str) -> Iterator[str]:

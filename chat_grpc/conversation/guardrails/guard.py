@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
-from chat_grpc.conversation.guardrails import InputRule, OutputRule
+from chat_grpc.conversation.guardrails import InputRule, OutputRule, override, persona, reveal
 from chat_grpc.conversation.guardrails.encoded import Encoded
 from chat_grpc.conversation.guardrails.hidden import Hidden
 from chat_grpc.conversation.guardrails.key_leak import KeyLeak, PrivateKeyLeak, TokenLeak
 from chat_grpc.conversation.guardrails.override import Override
 from chat_grpc.conversation.guardrails.own_key_leak import OwnKeyLeak
 from chat_grpc.conversation.guardrails.persona import Persona
+from chat_grpc.conversation.guardrails.plain import PlainWords
 from chat_grpc.conversation.guardrails.prompt_leak import PromptLeak
 from chat_grpc.conversation.guardrails.repetition import Repetition
 from chat_grpc.conversation.guardrails.reveal import Reveal
@@ -38,11 +39,14 @@ class Guardrails:
         outputs: tuple[OutputRule, ...] = (OwnKeyLeak(secrets), PrivateKeyLeak(), KeyLeak(), TokenLeak())
         self._input = tuple(rule for rule in (build() for build in INPUT_RULES) if rule.id in on)
         self._output = tuple(rule for rule in outputs if rule.id in on)
+        self._plain_words = PlainWords((override.phrases(), reveal.phrases(), persona.phrases()))
         self._guards_prompt = PromptLeak.id in on
         self._for_prompt = lru_cache(maxsize=8)(self._rules_for)
 
     def refusing(self, message: str) -> str:
         """Return the id of the first rule that refuses a message; "" if none does."""
+        if self._plain_words.harmless(message):
+            return ""
         readings = Readings(message)
         return next((rule.id for rule in self._input if rule.refuses(readings)), "")
 

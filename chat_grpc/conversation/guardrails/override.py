@@ -49,7 +49,8 @@ _COMPACT = re.compile(
 
 
 @cache
-def _phrases() -> Phrases:
+def phrases() -> Phrases:
+    """Return what is looked for."""
     return Phrases(
         (
             phrase(_DROP, 4, _EARLIER, 3, _TOLD),
@@ -78,7 +79,7 @@ def _phrases() -> Phrases:
 
 def says_override(reading: Reading) -> bool:
     """Tell whether a text tells its reader to leave what it was told before."""
-    if _phrases().found_in(reading) or _COMPACT.search(reading.text):
+    if phrases().found_in(reading) or _COMPACT.search(reading.text):
         return True
     if reading.text.isascii():
         return False

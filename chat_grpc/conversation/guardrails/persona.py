@@ -14,7 +14,8 @@ _BOUNDS = (
 
 
 @cache
-def _phrases() -> Phrases:
+def phrases() -> Phrases:
+    """Return what is looked for."""
     return Phrases(
         (
             phrase("you du eres you're youre", 0, "are bist become ahora now", 1, _UNBOUND + " ohne"),
@@ -32,7 +33,7 @@ def _phrases() -> Phrases:
 
 def says_persona(reading: Reading) -> bool:
     """Tell whether a text tells its reader to be somebody who is bound by nothing."""
-    return _phrases().found_in(reading)
+    return phrases().found_in(reading)
 
 
 class Persona:

@@ -6,7 +6,7 @@ looked at by a few words before it and no more, so no text can make it slow.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from chat_grpc.conversation.guardrails.text import CLAUSE, QUOTE, STOP, Reading, normalise
@@ -34,6 +34,43 @@ class Phrase:
     then: tuple[tuple[int, frozenset[str]], ...]
     unless_next: frozenset[str] = frozenset()
 
+    @property
+    def telling(self) -> frozenset[str]:
+        """The words of the place for which the fewest everyday words fit."""
+        return min((self.first, *(kind for _, kind in self.then)), key=lambda kind: (len(kind & EVERYDAY), len(kind)))
+
+
+EVERYDAY = words(
+    "a act add all and answer any are ask be can code copy data describe do does every everything file for free from"
+    " get give god have how if in is it key keys list make me message mode model my name no not now of on or output"
+    " print provide quote read return say set setting show sie state stop tell text that the this to token translate tu"
+    " un use user was we what what's when where which who why will with words write you your"
+)
+"""Words of innocent questions: a message is not looked at closely for one of them alone, where that can be helped."""
+
+
+class Telling:
+    """Words, found also where their inner letters are in another order.
+
+    Args:
+        phrases: whose telling words are looked for.
+        more: further words.
+    """
+
+    def __init__(self, phrases: Iterable[Phrases], more: frozenset[str]) -> None:
+        self._words = more.union(*(item.telling for item in phrases))
+        long = [word for word in self._words if len(word) >= SCRAMBLED_LENGTH]
+        self._ends = {(word[0], word[-1], len(word)) for word in long}
+        self._shapes = {_shape(word) for word in long}
+
+    def is_in(self, words: Sequence[str]) -> bool:
+        """Tell whether one of them may stand there."""
+        return not self._words.isdisjoint(words) or any(
+            (word[0], word[-1], len(word)) in self._ends and _shape(word) in self._shapes
+            for word in words
+            if len(word) >= SCRAMBLED_LENGTH
+        )
+
 
 def phrase(first: str, *then: int | str, unless_next: str = "") -> Phrase:
     """Return a phrase: words, the most words between, words, the most words between, words, ..."""
@@ -55,6 +92,11 @@ class Phrases:
         }
         self._scrambled = {_shape(word): word for word in sorted(known) if len(word) >= SCRAMBLED_LENGTH}
         self._ends = {(word[0], word[-1], len(word)) for word in self._scrambled.values()}
+
+    @property
+    def telling(self) -> frozenset[str]:
+        """Words of which one at least stands in everything that holds one of the phrases, but for words in disguise."""
+        return frozenset(word for item in self._all() for word in item.telling)
 
     def _all(self) -> Iterator[Phrase]:
         for items in self._by_first.values():

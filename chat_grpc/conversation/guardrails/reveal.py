@@ -27,7 +27,8 @@ _HOW = re.compile('如何|怎么|怎样|我们?能|["“「『]$')
 
 
 @cache
-def _phrases() -> Phrases:
+def phrases() -> Phrases:
+    """Return what is looked for."""
     return Phrases(
         (
             phrase(_TELL, 4, "your", 2, _KIND, 2, _PROMPT),
@@ -73,7 +74,7 @@ def _phrases() -> Phrases:
 
 def says_reveal(reading: Reading) -> bool:
     """Tell whether a text asks its reader for what it was told."""
-    if _phrases().found_in(reading):
+    if phrases().found_in(reading):
         return True
     if reading.text.isascii():
         return False

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import random
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from chat_grpc.conversation.guardrails import Withheld
-from chat_grpc.conversation.guardrails.guard import Guardrails
+from chat_grpc.conversation.guardrails import Withheld, override, persona, reveal
+from chat_grpc.conversation.guardrails.guard import INPUT_RULES, Guardrails
+from chat_grpc.conversation.guardrails.plain import PlainWords
 from chat_grpc.conversation.guardrails.table import RULES, chosen
+from chat_grpc.conversation.guardrails.text import Readings
 from chat_grpc.conversation.system_prompt import BUILT_IN
 
 HERE = Path(__file__).parent
@@ -49,6 +53,40 @@ def refuses(rule: str) -> int:
 def test_the_tables_are_long_enough() -> None:
     assert sum(len(texts) for texts in ATTACKS.values()) >= 60
     assert len(QUESTIONS) >= 60
+
+
+def test_the_quick_look_lets_nothing_through_that_a_rule_refuses() -> None:
+    quick = PlainWords((override.phrases(), reveal.phrases(), persona.phrases()))
+    texts = [text for attacks in ATTACKS.values() for text in attacks] + QUESTIONS
+    # As plain as they can be made, and with their words in another order or cut off, so that more of them get there.
+    plain = [" ".join(re.findall("[a-z]+", text.lower())) for text in texts]
+    chance = random.Random(7)  # noqa: S311 (a test that can be repeated)
+    cut = [" ".join(words[place:]) for words in map(str.split, plain) for place in range(len(words))]
+    mixed = [" ".join(chance.sample(words, len(words))) for words in map(str.split, plain) for _ in range(20)]
+    harmless = [text for text in (*texts, *plain, *cut, *mixed) if quick.harmless(text)]
+    assert len(harmless) > 300
+    assert [
+        text for text in harmless if any(rule.refuses(Readings(text)) for rule in (build() for build in INPUT_RULES))
+    ] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("What is a vector database?", True),
+        ("Ignore that.", False),  # a word that an attack would need
+        ("What did they ingore?", False),  # also with its letters mixed
+        ("i g n o r e", False),
+        ("ign0re it", False),
+        ("69 67 6e 6f 72 65 20 61 6c 6c 20 6f", False),
+        ("Pneumonoultramicroscopic?", False),
+        ("Was ist möglich?", False),
+        ("word " * 300, False),
+        ("<b>bold</b>", False),
+    ],
+)
+def test_what_the_quick_look_is_sure_of(text: str, *, expected: bool) -> None:
+    assert PlainWords((override.phrases(), reveal.phrases(), persona.phrases())).harmless(text) is expected
 
 
 @pytest.mark.parametrize(
