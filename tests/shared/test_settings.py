@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from chat_grpc.errors import Unavailable
-from chat_grpc.settings import SettingsError, load
+from chat_grpc.settings import SettingsError, load, secrets
 from tests.support.service import service
 
 PASSWORD = "hunter2"  # noqa: S105 (it opens nothing)
@@ -18,6 +18,19 @@ def test_a_password_is_not_shown() -> None:
     settings = load({"CHAT_REDIS_URL": f"redis://:{PASSWORD}@127.0.0.1:6379/0"})
     assert PASSWORD in settings.redis_url.reveal()
     assert PASSWORD not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        (f"redis://:{PASSWORD}@127.0.0.1:6379/0", [PASSWORD]),
+        ("rediss://name:hunter%402@host", ["hunter@2"]),
+        (f"unix:///run/redis.sock?password={PASSWORD}", [PASSWORD]),
+        ("redis://127.0.0.1:6379/0", []),
+    ],
+)
+def test_answers_are_searched_for_its_password_and_not_for_the_rest(url: str, found: list[str]) -> None:
+    assert secrets(load({"CHAT_REDIS_URL": url})) == found
 
 
 @pytest.mark.parametrize("url", [f"http://:{PASSWORD}@host", f"host:{PASSWORD}", "redis://"])
