@@ -29,6 +29,7 @@ from itertools import count
 from typing import Any, Protocol
 
 import msgspec
+import stamp
 import uvloop
 
 STREAMS_PER_CHANNEL = 25
@@ -37,7 +38,7 @@ LAST = 10
 """Tokens at the end of a stream that tell whether it has fallen behind."""
 PATIENCE = 5.0
 """Seconds without another first token after which no more are expected."""
-CONTENT = re.compile(rb'"content": ?"([\d ]+)"')
+CONTENT = re.compile(rb'"content": ?"([a-z ]+)"')
 
 
 class Load(msgspec.Struct):
@@ -69,7 +70,7 @@ class Caller(Protocol):
     async def ask(self, message: str, seen: Seen, number: int) -> None:
         """Ask, and note in ``seen`` what came."""
 
-    def tokens(self, seen: Seen) -> list[tuple[int, int]]:
+    def tokens(self, seen: Seen) -> list[tuple[int, str]]:
         """Return when each token was received and when it was sent."""
 
 
@@ -110,11 +111,11 @@ class GrpcCaller:
         finally:
             call.cancel()
 
-    def tokens(self, seen: Seen) -> list[tuple[int, int]]:
-        """Read the numbers in the deltas."""
+    def tokens(self, seen: Seen) -> list[tuple[int, str]]:
+        """Read the words in the deltas."""
         self.events = [event.SerializeToString() for _, event in seen.pieces]
         return [
-            (received, int(sent))
+            (received, sent)
             for received, event in seen.pieces
             if event.HasField("delta")
             for sent in event.delta.text.split()
@@ -157,8 +158,8 @@ class SseCaller:
             connection.transport.abort()
             raise
 
-    def tokens(self, seen: Seen) -> list[tuple[int, int]]:
-        """Read the numbers in the events, which may be cut anywhere."""
+    def tokens(self, seen: Seen) -> list[tuple[int, str]]:
+        """Read the words in the events, which may be cut anywhere."""
         body, ends = bytearray(), []
         for position, chunk in _chunks(b"".join(data for _, data in seen.pieces)):
             body += chunk
@@ -172,7 +173,7 @@ class SseCaller:
             offset, position = ends[bisect.bisect_left(ends, (match.end(), 0))]
             raw = position - (offset - match.end())  # where in the connection's bytes the text ended
             received = arrived[bisect.bisect_left(arrived, (raw, 0))][1]
-            found += [(received, int(sent)) for sent in match[1].split()]
+            found += [(received, sent) for sent in match[1].decode().split()]
         return found
 
 
@@ -259,7 +260,7 @@ def report(caller: Caller, seen: list[list[Seen]], started: int, ended: int) -> 
             tokens = caller.tokens(request)
             if tokens:
                 first.append((tokens[0][0] - request.started) / 1e6)
-                mine = [(received - sent) / 1e6 for received, sent in tokens]
+                mine = [stamp.age(sent, received) for received, sent in tokens]
                 delays += mine
                 behind.append(statistics.median(mine[-LAST:]))
     requests = [request for one in seen for request in one]

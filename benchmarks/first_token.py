@@ -18,6 +18,7 @@ import time
 
 import grpc
 import processes
+import stamp
 
 from chat_grpc._gen.chat.v1 import chat_pb2, chat_pb2_grpc
 
@@ -58,7 +59,7 @@ async def measure(address: str) -> list[float]:
                 if first and event.HasField("delta"):
                     first = False
                     if number >= WARM_UP:
-                        delays.append((time.monotonic_ns() - int(event.delta.text.split()[0])) / 1e6)
+                        delays.append(stamp.age(event.delta.text.split()[0], time.monotonic_ns()))
     return delays
 
 

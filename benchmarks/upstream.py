@@ -2,10 +2,9 @@
 
 The model's name, or the message, says how: ``tokens=200,rate=50`` sends 200
 tokens, 50 a second; without a rate, all in one write; with the word ``stall``,
-one token and then nothing until the client leaves. The text of each token is
-the time at which it was sent (CLOCK_MONOTONIC, in nanoseconds, which all
-processes of a machine share), so that whoever reads it knows how long it was on
-its way.
+one token and then nothing until the client leaves. Each token is a word that
+tells when it was sent (stamp.py), so that whoever reads it knows how long it was
+on its way.
 
     python benchmarks/upstream.py PORT
 """
@@ -17,6 +16,7 @@ import re
 import sys
 import time
 
+import stamp
 import uvloop
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -84,7 +84,7 @@ def token() -> bytes:
     """Return a token that says when it was sent."""
     return chunk(
         b'{"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"bench",'
-        b'"choices":[{"index":0,"delta":{"content":"%d "},"finish_reason":null}]}' % time.monotonic_ns()
+        b'"choices":[{"index":0,"delta":{"content":"%s "},"finish_reason":null}]}' % stamp.word(time.monotonic_ns())
     )
 
 

@@ -16,7 +16,8 @@ READABLE = 0.9
 """The share of letters, spaces and punctuation above which bytes are taken for a text."""
 
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{20,}+={0,2}")
-_HEX = re.compile(r"(?<![0-9A-Za-z])(?:(?:0x|\\x)?[0-9A-Fa-f]{2}[ :,]?){12,}+")
+HEX = re.compile(r"(?<![0-9A-Za-z])(?:(?:0x|\\x)?[0-9A-Fa-f]{2}[ :,]?){12,}+")
+"""Twelve letters in hex, or more."""
 _HEX_NOISE = re.compile(r"0x|\\x|[ :,]")
 _PERCENT = re.compile(r"(?:%[0-9A-Fa-f]{2}[A-Za-z]{0,2}){6,}+")
 _ENTITY = re.compile(r"(?:&#x?[0-9A-Fa-f]{2,5};\s?){6,}+")
@@ -71,7 +72,7 @@ def _of_escapes(block: str) -> str:
 
 _CODES = (
     ("", _BASE64, _of_base64),
-    ("", _HEX, _of_hex),
+    ("", HEX, _of_hex),
     ("%", _PERCENT, unquote),
     ("&#", _ENTITY, html.unescape),
     ("\\u", _ESCAPE, _of_escapes),

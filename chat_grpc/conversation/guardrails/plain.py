@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from chat_grpc.conversation.guardrails.decoding import CIPHERED
+from chat_grpc.conversation.guardrails.decoding import CIPHERED, HEX
 from chat_grpc.conversation.guardrails.phrases import Phrases, Telling
 
 LONGEST = 1_000
@@ -19,7 +19,7 @@ LONGEST_WORD = 15
 MOST_LETTERS = 5
 """Words of one character. More may be a word whose letters stand apart."""
 MOST_DIGITS = 11
-"""Twelve letters in hex have so many and one more."""
+"""Twelve letters in hex have so many and one more: such a message is looked at for them."""
 
 _PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 \n\r\t.,:;!?'\"()=+"
 """What is in no markup, template or escape, joins no words, and stands for no letter beside letters."""
@@ -39,7 +39,9 @@ class PlainWords:
         if len(message) > LONGEST or not message.isascii():
             return False
         raw = message.encode()
-        if raw.translate(None, _PLAIN) or len(raw) - len(raw.translate(None, _DIGITS)) > MOST_DIGITS:
+        if raw.translate(None, _PLAIN):
+            return False
+        if len(raw) - len(raw.translate(None, _DIGITS)) > MOST_DIGITS and HEX.search(message):
             return False
         text = message.lower()
         words = _WORD.findall(text)
