@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from cachetools import TTLCache
 
 from chat_grpc.domain import Exchange, Status
+from chat_grpc.entropy import random_uuid
 from chat_grpc.errors import Forbidden, NotFound
 from chat_grpc.storage import Scope, Storage
 
@@ -66,7 +66,7 @@ class Sessions:
             StorageUnavailable: the history can't be read.
         """
         if not session_id:
-            session = Session(str(uuid.uuid4()), user_id, deque(maxlen=self._turns))
+            session = Session(random_uuid(), user_id, deque(maxlen=self._turns))
         else:
             known = session_id.lower()
             session = self._live.get(known) or await self._restore(known)

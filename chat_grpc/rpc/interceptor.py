@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from types import MappingProxyType
@@ -13,6 +12,7 @@ import grpc
 from google.protobuf.message import Message
 
 from chat_grpc import errors
+from chat_grpc.entropy import random_hex
 from chat_grpc.rpc.decoding import Undecodable, tolerant
 from chat_grpc.rpc.errors import ErrorBody, to_status
 from chat_grpc.rpc.lifecycle import InFlight
@@ -171,7 +171,7 @@ def _begin(context: Context) -> str:
     """Name the call: by the caller's x-request-id if it is fit to be logged, else anew."""
     given = next((str(value) for name, value in context.invocation_metadata() or () if name == "x-request-id"), "")
     by_caller = is_request_id(given)
-    request_id = given if by_caller else secrets.token_hex(16)
+    request_id = given if by_caller else random_hex(16)
     call.set_request_id(request_id, by_caller=by_caller)
     return request_id
 
