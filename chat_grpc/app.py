@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -14,7 +15,7 @@ import grpc
 import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from chat_grpc import __version__
+from chat_grpc import __version__, ports
 from chat_grpc._gen.chat.v1 import chat_pb2_grpc, history_pb2_grpc
 from chat_grpc._gen.chat.v1 import health_pb2_grpc as chat_health_pb2_grpc
 from chat_grpc._gen.gateway.v1 import docs_pb2_grpc, gateway_pb2_grpc, metrics_pb2_grpc, openai_pb2_grpc, web_pb2_grpc
@@ -84,8 +85,6 @@ MAX_REQUEST_BYTES = (1024 + 16) * 1024
 """The largest body that Envoy lets through (1 MiB, to OpenAI's route), and what gRPC puts around it."""
 
 SERVER_OPTIONS = (
-    # Without this a second server on the same port would silently share it.
-    ("grpc.so_reuseport", 0),
     # The longest message is 10,000 characters of at most 4 bytes; OpenAI's clients send whole conversations.
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
     # A client that vanished is noticed, and its answer cancelled, within half a minute.
@@ -146,7 +145,9 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
         stack.push_async_callback(system_prompt.close)
         memory = MemoryCache(ttl=settings.cache_seconds, max_bytes=settings.cache_megabytes * 1_000_000)
         stack.push_async_callback(memory.close)
-        sessions = Sessions(storage, ttl=settings.session_ttl, turns=settings.session_turns)
+        sessions = Sessions(
+            storage, ttl=settings.session_ttl, turns=settings.session_turns, alone=settings.workers == 1
+        )
         admission = _admission(settings)
         guardrails = _guardrails(settings)
         conversation = Conversation(
@@ -212,8 +213,16 @@ def _guardrails(settings: Settings) -> Guardrails | None:
     return Guardrails(rules, secrets(settings))
 
 
-def bind(parts: Parts, address: str, in_flight: InFlight) -> tuple[grpc.aio.Server, health.aio.HealthServicer, int]:
+def bind(
+    parts: Parts, address: str, in_flight: InFlight, *, share_port: bool = False
+) -> tuple[grpc.aio.Server, health.aio.HealthServicer, int]:
     """Make a server with every service on it, bound to an address.
+
+    Args:
+        parts: what the services call.
+        address: host:port; port 0 is a free one.
+        in_flight: what counts the calls that are being answered.
+        share_port: whether other processes may listen on the same port, as workers do.
 
     Returns:
         The server, not yet started; its health servicer; the port it is bound to.
@@ -226,7 +235,9 @@ def bind(parts: Parts, address: str, in_flight: InFlight) -> tuple[grpc.aio.Serv
     interceptors: list[grpc.aio.ServerInterceptor] = [observer, ErrorInterceptor(in_flight, BODIES)]
     if parts.authenticator is not None:
         interceptors.append(AuthInterceptor(parts.authenticator))
-    server = grpc.aio.server(interceptors=interceptors, options=SERVER_OPTIONS)
+    # By default a second server on the same port would silently share it.
+    options = (*SERVER_OPTIONS, ("grpc.so_reuseport", int(share_port)))
+    server = grpc.aio.server(interceptors=interceptors, options=options)
     chat_pb2_grpc.add_ChatServiceServicer_to_server(ChatServicer(parts.conversation, trusted), server)
     history_pb2_grpc.add_HistoryServiceServicer_to_server(HistoryServicer(parts.history), server)
     chat_health_pb2_grpc.add_HealthServiceServicer_to_server(HealthServicer(parts.reporter), server)
@@ -248,8 +259,12 @@ def bind(parts: Parts, address: str, in_flight: InFlight) -> tuple[grpc.aio.Serv
     return server, health_servicer, server.add_secure_port(address, parts.tls.credentials)
 
 
-async def serve(settings: Settings) -> int:
+async def serve(settings: Settings, *, ready_pipe: int | None = None) -> int:
     """Serve until a signal; return the exit code.
+
+    Args:
+        settings: those of this process.
+        ready_pipe: the end of a pipe that is written to once calls are answered; given to workers, who share a port.
 
     Raises:
         ChatError: a part can't be opened.
@@ -258,11 +273,14 @@ async def serve(settings: Settings) -> int:
     address = f"{settings.grpc_host}:{settings.grpc_port}"
     in_flight = InFlight()
     async with build(settings) as parts:
-        server, health_servicer, port = bind(parts, address, in_flight)
+        server, health_servicer, port = bind(parts, address, in_flight, share_port=ready_pipe is not None)
         tasks = [asyncio.ensure_future(_watch_readiness(parts.reporter, health_servicer))]
 
         def ready() -> None:
             log.info("serving", address=f"{settings.grpc_host}:{port}", version=__version__, model=parts.reporter.model)
+            if ready_pipe is not None:
+                os.write(ready_pipe, b".")
+                os.close(ready_pipe)
             tasks.append(asyncio.ensure_future(_warm_up(parts)))
 
         try:
@@ -279,20 +297,22 @@ async def serve(settings: Settings) -> int:
                 task.cancel()
 
 
-def run(settings: Settings) -> int:
-    """Serve in this process until a signal; return the exit code, 2 if the settings would open it to strangers."""
+def run(settings: Settings, *, ready_pipe: int | None = None) -> int:
+    """Serve in this process until a signal; return the exit code, 2 if the settings would open it to strangers.
+
+    Args:
+        settings: those of this process.
+        ready_pipe: see ``serve``.
+    """
     if why := exposure.refusal(settings, setting="grpc_host"):
         sys.stderr.write(f"chat-grpc: {why}\n")
         return 2
     try:
-        return uvloop.run(serve(settings))
+        return uvloop.run(serve(settings, ready_pipe=ready_pipe))
     except ChatError as error:
         sys.stderr.write(f"chat-grpc: {error.message}\n")
     except RuntimeError:
-        sys.stderr.write(
-            f"chat-grpc: can't listen on {settings.grpc_host}:{settings.grpc_port}: another process holds the port, "
-            "or the address is not of this machine; set CHAT_GRPC_PORT or CHAT_GRPC_HOST\n"
-        )
+        sys.stderr.write(f"chat-grpc: {ports.cannot_listen(settings.grpc_host, settings.grpc_port)}\n")
     return 1
 
 
