@@ -41,6 +41,7 @@ from chat_grpc.llm.prices import Prices
 from chat_grpc.llm.tokens import TokenCounter
 from chat_grpc.retrieval.memvid import MemvidRetriever
 from chat_grpc.rpc.auth import AuthInterceptor
+from chat_grpc.rpc.channelz import add_channelz
 from chat_grpc.rpc.interceptor import ErrorInterceptor
 from chat_grpc.rpc.lifecycle import InFlight, serve_until_signalled
 from chat_grpc.rpc.observer import ObservingInterceptor
@@ -254,6 +255,8 @@ def bind(
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     if exposure.offers_reflection(parts.settings, "grpc_host"):
         add_reflection(server, (*SERVICES, health.SERVICE_NAME))
+    if parts.settings.channelz:
+        add_channelz(server)
     if parts.tls is None:
         return server, health_servicer, server.add_insecure_port(address)
     return server, health_servicer, server.add_secure_port(address, parts.tls.credentials)

@@ -29,9 +29,12 @@ def hold(host: str, port: int) -> ExitStack:
         ):
             try:
                 sock = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+                # Connections of an earlier run that linger are no obstacle.
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
                 sock.bind(address)
+                # From here on it would let anybody listen who sets it too, as most servers do.
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
             except OSError as error:  # localhost is ::1, too, also where there is no IPv6
                 fault = error
             else:

@@ -28,6 +28,8 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 T = TypeVar("T")
 
 MAX_REQUEST_ID = 128
+UNTOUCHED = ("/grpc.health.", "/grpc.reflection.")
+"""The methods that pass by all interceptors: they may last for hours, and machines ask them every second."""
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
@@ -55,7 +57,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     ) -> Handler | None:
         """Return the method's handler, wrapped."""
         handler = await continuation(handler_call_details)
-        if handler is None or handler_call_details.method.startswith("/grpc."):
+        if handler is None or handler_call_details.method.startswith(UNTOUCHED):
             return handler
         metadata = dict(handler_call_details.invocation_metadata or ())
         http = self._body_of(handler_call_details.method)
