@@ -16,6 +16,7 @@ import grpc
 import pytest
 
 from chat_grpc._gen.chat.v1 import chat_pb2, chat_pb2_grpc
+from chat_grpc.client import ChatClient, ChatError
 from chat_grpc.embedded import edge
 from chat_grpc.settings import Settings
 from tests.gateway.edges import running_edge
@@ -155,33 +156,30 @@ async def test_a_server_that_drains_is_asked_no_more_and_finishes_what_it_began(
 
 @pytest.mark.e2e
 async def test_an_answer_that_began_is_not_asked_for_again(several: Several, model: Upstream) -> None:
-    model.answer = begun = Begun()
-    async with grpc.aio.insecure_channel(several.address) as channel:
-        call: Any = chat_pb2_grpc.ChatServiceStub(channel).Chat(chat_pb2.ChatRequest(message="How?"))
-        await begun.wait()
-        for one in several.servers:
-            one.process.send(signal.SIGKILL)
-        with pytest.raises(grpc.aio.AioRpcError) as failed:
-            async for _ in call:
-                pass
-    assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
-    assert len(model.chats) == 1
-
-
-class Begun:
-    """An answer of which nothing has come yet."""
-
-    def __init__(self) -> None:
-        self._asked = asyncio.Event()
-
-    async def __call__(self, exchange: Exchange) -> None:
-        self._asked.set()
+    async def silent(exchange: Exchange) -> None:
         await exchange.gone.wait()
 
-    async def wait(self) -> None:
-        """Wait until the model is asked."""
+    model.answer = silent
+    async with grpc.aio.insecure_channel(several.address) as channel, ChatClient(several.address) as client:
+        call: Any = chat_pb2_grpc.ChatServiceStub(channel).Chat(chat_pb2.ChatRequest(message="Raw?"))
+        assert (await call.read()).HasField("started")
+        library = asyncio.ensure_future(client.answer("Library?"))
+        rest = asyncio.ensure_future(several.ask("REST?"))
         async with asyncio.timeout(30):
-            await self._asked.wait()
+            while len(model.chats) < 3:
+                await asyncio.sleep(0.02)
+        for one in several.servers:
+            one.process.send(signal.SIGKILL)
+        # Envoy can put no status behind what it has passed on; so it resets the stream, which gRPC calls INTERNAL.
+        with pytest.raises(grpc.aio.AioRpcError, match="RST_STREAM") as cut:
+            while await call.read() is not grpc.aio.EOF:
+                pass
+        assert cut.value.code() is grpc.StatusCode.INTERNAL
+        with pytest.raises(ChatError) as lost:
+            await library
+        assert (lost.value.code, lost.value.reason) == (grpc.StatusCode.UNAVAILABLE, "CONNECTION_LOST")
+        assert await rest == 503  # nothing of it had been passed on
+    assert len(model.chats) == 3
 
 
 @pytest.mark.e2e
