@@ -25,13 +25,13 @@ from chat_grpc.conversation.admission import Admission
 from chat_grpc.conversation.guardrails.table import chosen as chosen_rules
 from chat_grpc.conversation.health import HealthReporter
 from chat_grpc.conversation.history import History
-from chat_grpc.conversation.limits import Rate
+from chat_grpc.conversation.limits import MemoryTokenBuckets, Rate
 from chat_grpc.conversation.page_tokens import PAGE_TOKENS, PageTokens
-from chat_grpc.conversation.pipeline import Conversation
+from chat_grpc.conversation.pipeline import TENANT, Conversation
 from chat_grpc.conversation.retention import Retention
 from chat_grpc.conversation.sessions import Sessions
 from chat_grpc.conversation.system_prompt import SystemPrompt
-from chat_grpc.errors import ChatError
+from chat_grpc.errors import ChatError, Unavailable
 from chat_grpc.llm import Models
 from chat_grpc.llm.catalog import Catalog
 from chat_grpc.llm.contexts import Contexts
@@ -49,6 +49,7 @@ from chat_grpc.rpc.reflection import add_reflection
 from chat_grpc.rpc.servicers import ChatServicer, HealthServicer, HistoryServicer
 from chat_grpc.rpc.tls import ServerTLS
 from chat_grpc.settings import Settings, secrets
+from chat_grpc.shared import SharedState
 from chat_grpc.storage.opening import open_storage
 from chat_grpc.telemetry import logs
 from chat_grpc.telemetry.measured import MeasuredCache, MeasuredRetriever, MeasuredStorage, TracedModels
@@ -149,7 +150,11 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
         sessions = Sessions(
             storage, ttl=settings.session_ttl, turns=settings.session_turns, alone=settings.workers == 1
         )
-        admission = _admission(settings)
+        buckets = MemoryTokenBuckets()
+        shared = await _open_shared(settings, buckets, metrics)
+        if shared is not None:
+            stack.push_async_callback(shared.close)
+        admission = _admission(settings, buckets, shared=shared is not None)
         guardrails = _guardrails(settings)
         conversation = Conversation(
             models=models,
@@ -165,10 +170,11 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
             prices=prices,
             max_tokens=settings.llm_max_tokens,
             metrics=metrics,
+            shared=shared,
         )
         stack.push_async_callback(conversation.close)
         if settings.retention_days:
-            retention = Retention(storage, sessions, days=settings.retention_days, metrics=metrics)
+            retention = Retention(storage, sessions, days=settings.retention_days, metrics=metrics, shared=shared)
             stack.push_async_callback(retention.close)
             retention.start()
         metrics.breakers(chain.states)
@@ -183,8 +189,8 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
             settings,
             (*steps, models.open, prices.preload, system_prompt.text, *([guardrails.open] if guardrails else [])),
             conversation,
-            History(storage, sessions, PageTokens(page_token_secret)),
-            HealthReporter(retriever=retriever, models=models, storage=storage, sessions=sessions),
+            History(storage, sessions, PageTokens(page_token_secret), shared),
+            HealthReporter(retriever=retriever, models=models, storage=storage, sessions=sessions, shared=shared),
             models,
             metrics,
             tracer,
@@ -193,7 +199,37 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
         )
 
 
-def _admission(settings: Settings) -> Admission:
+async def _open_shared(settings: Settings, buckets: MemoryTokenBuckets, metrics: Metrics) -> SharedState | None:
+    """Open what several servers share, if there are several.
+
+    Raises:
+        Unavailable: the package for it is not installed, or the address can't be read.
+    """
+    if not settings.redis_url:
+        return None
+    from chat_grpc.shared.redis import RedisState
+
+    try:
+        state = RedisState(
+            settings.redis_url.reveal(),
+            tenant=TENANT,
+            known=buckets,
+            answer_seconds=settings.cache_seconds,
+            session_seconds=settings.session_ttl,
+            session_turns=settings.session_turns,
+            outage=metrics.redis_lost,
+        )
+    except ModuleNotFoundError:
+        raise Unavailable(
+            "CHAT_REDIS_URL is set, but the package redis is not installed; install chat-grpc[redis]"
+        ) from None
+    except ValueError:  # without its text, which may quote a password
+        raise Unavailable("CHAT_REDIS_URL can't be read; it has the form redis://name:password@host:6379/0") from None
+    await state.open_link()
+    return state
+
+
+def _admission(settings: Settings, buckets: MemoryTokenBuckets, *, shared: bool) -> Admission:
     return Admission(
         user_limit=Rate.parse(settings.rate_limit),
         address_limit=Rate.parse(settings.address_rate_limit),
@@ -202,6 +238,8 @@ def _admission(settings: Settings) -> Admission:
         streams_total=settings.max_streams,
         queue_length=settings.queue_length,
         queue_seconds=settings.queue_seconds,
+        buckets=buckets,
+        shared=shared,
     )
 
 

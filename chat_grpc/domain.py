@@ -22,6 +22,7 @@ class Part(StrEnum):
     RETRIEVAL = "retrieval"
     LLM = "llm"
     STORAGE = "storage"
+    CACHE = "cache"
 
 
 class Status(StrEnum):

@@ -9,11 +9,12 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import os
+import re
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote
 
 import msgspec
 from msgspec import Meta
@@ -42,6 +43,15 @@ class Secret:
     def reveal(self) -> str:
         """Return the text itself."""
         return self._text
+
+
+class SecretUrl(Secret):
+    """An address that may hold a password."""
+
+    @property
+    def password(self) -> str:
+        """Its password, which stands before an @ or in its query; "" if it has none."""
+        return _password_of(self._text)
 
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -218,6 +228,11 @@ class Settings:
         "unset: a secret that the database keeps",
         example="a long random text",
     )
+    redis_url: SecretUrl = setting(
+        SecretUrl(""),
+        "the Redis that several servers share answers, sessions and limits in; unset: this server shares with nobody",
+        example="redis://127.0.0.1:6379/0",
+    )
     cache_seconds: Annotated[float, Meta(ge=0, le=2_592_000)] = setting(
         3600.0, "seconds for which the answer to an equal request is given again; 0 keeps none", example="3600"
     )
@@ -391,8 +406,8 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         if name is None:
             continue
         text = environ[name].strip()
-        if hints[field.name] is Secret:
-            values[field.name] = Secret(text)
+        if hints[field.name] in (Secret, SecretUrl):
+            values[field.name] = hints[field.name](text)
             continue
         if _is_choice(hints[field.name]) and field.name == "log_level":
             text = text.upper()
@@ -423,15 +438,28 @@ def names(field: dataclasses.Field[Any]) -> Iterator[str]:
 def secrets(settings: Settings) -> list[str]:
     """Return every key and password that the settings hold, also those that stand in addresses."""
     values = [getattr(settings, field.name) for field in dataclasses.fields(Settings)]
-    texts = [value.reveal() if isinstance(value, Secret) else _password_of(value) for value in values]
-    return [text for text in texts if text]
+    return [text for text in map(_secret_of, values) if text]
 
 
-def _password_of(value: object) -> str:
-    if not isinstance(value, str) or "://" not in value:
+def _secret_of(value: object) -> str:
+    match value:
+        case SecretUrl():  # the rest of it is often written about
+            return value.password
+        case Secret():
+            return value.reveal()
+        case str():
+            return _password_of(value)
+    return ""
+
+
+def _password_of(url: str) -> str:
+    if "://" not in url:
         return ""
-    login, at, _ = value.partition("://")[2].partition("/")[0].rpartition("@")
-    return unquote(login.partition(":")[2]) if at else ""
+    address, _, query = url.partition("://")[2].partition("?")
+    login, at, _ = address.partition("/")[0].rpartition("@")
+    if at and (password := login.partition(":")[2]):
+        return unquote(password)
+    return dict(parse_qsl(query)).get("password", "")
 
 
 def unknown(environ: Mapping[str, str] = os.environ) -> list[str]:
@@ -459,6 +487,12 @@ def _contradictions(settings: Settings) -> Iterator[str]:
     if settings.page_token_secret and len(settings.page_token_secret.reveal()) < MIN_SECRET:
         yield f"CHAT_PAGE_TOKEN_SECRET: must have at least {MIN_SECRET} characters; leave it unset to have one made"
     yield from rules.faults(settings)
+    if settings.redis_url and not re.fullmatch(r"(rediss?|unix)://\S+", settings.redis_url.reveal()):
+        # Without its value, which may hold a password.
+        yield (
+            "CHAT_REDIS_URL: must be an address of Redis (redis://, rediss:// or unix://), "
+            "for example CHAT_REDIS_URL=redis://127.0.0.1:6379/0"
+        )
 
 
 def _is_choice(hint: Any) -> bool:

@@ -111,7 +111,11 @@ class Workers:
             address=f"{self._settings.grpc_host}:{self._settings.grpc_port}",
             pids=[worker.pid for worker in self._workers],
         )
-        log.warning("limits, cache and equal requests are each worker's own", workers=len(self._workers))
+        if not self._settings.redis_url:
+            log.warning(
+                "limits are counted by each worker for itself; set CHAT_REDIS_URL to share them",
+                workers=len(self._workers),
+            )
 
     async def _stop(self) -> bool:
         """Have all workers end, by force if they take longer than they may; return whether they ended well."""

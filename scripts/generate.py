@@ -67,9 +67,10 @@ def write_openapi() -> None:
     from openapi import render
 
     from chat_grpc import __version__
+    from chat_grpc.rpc.auth import is_open
     from gateway.openai_shapes import schemas
 
-    OPENAPI.write_text(render(WITH_COMMENTS.read_bytes(), __version__, schemas()), encoding="utf-8")
+    OPENAPI.write_text(render(WITH_COMMENTS.read_bytes(), __version__, schemas(), is_open), encoding="utf-8")
 
 
 def buf(*args: str) -> None:

@@ -10,12 +10,17 @@ from chat_grpc.domain import FinishReason, Usage
 
 @dataclass(frozen=True, slots=True)
 class CachedAnswer:
-    """A whole answer, and what it cost when it was written."""
+    """A whole answer, and what it cost when it was written.
+
+    ``guardrail`` is the id of the rule that withheld the rest of it. Such an
+    answer is given to those who wait for it, and never kept.
+    """
 
     text: str
     model: str
     finish_reason: FinishReason
     usage: Usage
+    guardrail: str = ""
 
 
 class Cache(Protocol):

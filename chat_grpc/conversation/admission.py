@@ -40,6 +40,8 @@ class Admission:
         queue_length: how many further callers may wait for a place, first come, first served.
         queue_seconds: how long each of them waits at most.
         buckets: where rates are counted; by default in this process.
+        shared: whether several servers count them together. Then ``enter`` takes no token, and
+            refuses only who is known to have none; whoever holds a place sees to the rest.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Admission:
         queue_length: int,
         queue_seconds: float,
         buckets: TokenBuckets | None = None,
+        shared: bool = False,
     ) -> None:
         self._user_limit = user_limit
         self._address_limit = address_limit
@@ -62,6 +65,7 @@ class Admission:
         self._queue_length = queue_length
         self._queue_seconds = queue_seconds
         self._buckets = MemoryTokenBuckets() if buckets is None else buckets
+        self._shared = shared
         self._places = asyncio.Semaphore(streams_total)
         self._callers: Counter[str] = Counter()
         self._open = 0
@@ -83,8 +87,11 @@ class Admission:
         return len(self._callers)
 
     @asynccontextmanager
-    async def enter(self, request: ChatRequest) -> AsyncIterator[None]:
+    async def enter(self, request: ChatRequest) -> AsyncIterator[Sequence[Claim]]:
         """Hold a place for a request's answer. A request that is refused has used up nothing.
+
+        Yields:
+            The tokens that are still to be taken for it; none unless rates are shared.
 
         Raises:
             TooManyRequests: RATE_LIMITED or TOO_MANY_STREAMS; ``metadata`` names
@@ -101,8 +108,12 @@ class Admission:
             self._open += 1
             try:
                 # Last, so that who found no place has paid nothing.
-                _check(await self._buckets.take(claims))
-                yield
+                if self._shared:
+                    check(await self._buckets.look(claims))
+                    yield claims
+                else:
+                    check(await self._buckets.take(claims))
+                    yield ()
             finally:
                 self._open -= 1
                 self._places.release()
@@ -110,6 +121,14 @@ class Admission:
             self._callers[caller] -= 1
             if not self._callers[caller]:
                 del self._callers[caller]
+
+    async def take(self, claims: Sequence[Claim]) -> None:
+        """Take tokens of this server's own, while those that are shared are out of reach.
+
+        Raises:
+            TooManyRequests: RATE_LIMITED.
+        """
+        check(await self._buckets.take(claims))
 
     def _claims(self, request: ChatRequest, caller: str) -> Sequence[Claim]:
         """Return the tokens that a request needs."""
@@ -129,7 +148,7 @@ class Admission:
             await self._places.acquire()  # at once
             return
         # Who will be refused for a rate need not wait in order to hear it.
-        _check(await self._buckets.look(claims))
+        check(await self._buckets.look(claims))
         if self._waiting >= self._queue_length:
             raise _too_many_streams("total", self._streams_total, "answers are under way, and the queue is full")
         self._waiting += 1
@@ -144,7 +163,7 @@ class Admission:
             self._waiting -= 1
 
 
-def _check(shortage: Shortage | None) -> None:
+def check(shortage: Shortage | None) -> None:
     """Raise TooManyRequests for a bucket that is empty."""
     if shortage is None:
         return

@@ -8,11 +8,13 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from chat_grpc.cache import CachedAnswer
 from chat_grpc.conversation.log import Log, Place
 from chat_grpc.conversation.sessions import Session
 from chat_grpc.domain import ChatRequest, Event, Message, Part, Retrieved, SuggestedQuestion
 from chat_grpc.errors import Draining
 from chat_grpc.llm import Prompt
+from chat_grpc.shared import Lease, Opening
 
 Direct: TypeAlias = Callable[[str], Awaitable[None] | None]
 """Gives a reader a piece of text; what it returns, if anything, is to be awaited before the next."""
@@ -37,6 +39,28 @@ class Sending:
     budget: int
 
 
+@dataclass(slots=True)
+class Common:
+    """What other servers know of a message, and are to be told.
+
+    Attributes:
+        opening: what they know; None while they can't be asked.
+        lease: the right to write the answer, until they are told that it has ended.
+        written: the answer that was written here.
+        keep: whether it may be given for later requests.
+    """
+
+    opening: Opening | None
+    lease: Lease | None = None
+    written: CachedAnswer | None = None
+    keep: bool = False
+
+    @property
+    def writer(self) -> str:
+        """Which other server writes the answer; "" if none does."""
+        return self.opening.writer if self.opening else ""
+
+
 class Answering:
     """A message that is being answered.
 
@@ -57,6 +81,7 @@ class Answering:
         guardrail: the id of the rule that refused the message or withheld the answer's rest; "" if none did.
         suggested: what may be asked instead, then.
         abandoned: its readers have left, and it goes on only for others.
+        common: what other servers know of it; None where there are none.
     """
 
     __slots__ = (
@@ -68,6 +93,7 @@ class Answering:
         "_readers",
         "abandoned",
         "asked",
+        "common",
         "degraded",
         "digest",
         "found",
@@ -102,6 +128,7 @@ class Answering:
         self.guardrail = ""
         self.suggested: tuple[SuggestedQuestion, ...] = ()
         self.abandoned = False
+        self.common: Common | None = None
         self.task: asyncio.Task[None] | None = None
         self._events: Log[Event] = Log()
         self._readers = 0

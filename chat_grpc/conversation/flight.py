@@ -11,6 +11,7 @@ import msgspec
 
 from chat_grpc.cache import CachedAnswer
 from chat_grpc.conversation.log import Log
+from chat_grpc.domain import ChatRequest, Passage
 from chat_grpc.llm import Prompt
 
 HELD_UP_SECONDS = 0.1
@@ -40,20 +41,46 @@ def key_of(prompt: Prompt, *, tenant: str, model: str) -> str:
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
 
+def base_of(
+    request: ChatRequest,
+    passages: tuple[Passage, ...] | None,
+    *,
+    tenant: str,
+    model: str,
+    max_tokens: int,
+    setting: str,
+) -> str:
+    """Return the part of a request's name that does not depend on what was said in its session.
+
+    The whole name is known only to whoever knows that, which may be another
+    server. ``setting`` is everything else that the model's prompt is made by.
+    """
+    parts = (
+        KEY_VERSION,
+        tenant,
+        model,
+        max_tokens,
+        request.options.temperature,
+        setting,
+        None if passages is None else [(passage.title, passage.snippet) for passage in passages],
+        request.history,
+        request.message,
+    )
+    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
+
+
 class Flight:
     """One answer of the model, on its way to whoever asked for it.
 
     The request that began it is its pilot; equal ones that came later follow.
     """
 
-    __slots__ = ("_followers", "_on_empty", "answer", "guardrail", "handing_since", "text")
+    __slots__ = ("_followers", "_on_empty", "answer", "handing_since", "text")
 
     def __init__(self) -> None:
         self.text: Log[str] = Log()
         self.answer: CachedAnswer | None = None
         """The whole answer, once the model has ended."""
-        self.guardrail = ""
-        """The id of the rule that withheld the rest of it, if one did."""
         self.handing_since: float | None = None
         """Since when (time.monotonic()) the pilot's reader is handed a piece of text, which holds everything up."""
         self._followers = 0
@@ -63,6 +90,11 @@ class Flight:
     def followed(self) -> bool:
         """Tell whether anybody follows."""
         return self._followers > 0
+
+    @property
+    def held_up(self) -> bool:
+        """Tell whether a reader who takes nothing holds it up."""
+        return self.handing_since is not None and time.monotonic() - self.handing_since > HELD_UP_SECONDS
 
     def abandon(self, on_empty: Callable[[], object]) -> None:
         """The pilot's reader has left: call ``on_empty`` when the last follower has, too."""
@@ -102,10 +134,7 @@ class Flights:
     def get(self, key: str) -> Flight | None:
         """Return the flight that a request of this key can follow: not one that a reader who takes nothing holds up."""
         flight = self._flying.get(key)
-        if flight is None or flight.handing_since is None:
-            return flight
-        held_up = time.monotonic() - flight.handing_since > HELD_UP_SECONDS
-        return None if held_up else flight
+        return None if flight is None or flight.held_up else flight
 
     @contextmanager
     def begin(self, key: str) -> Iterator[Flight]:

@@ -13,6 +13,7 @@ from chat_grpc.domain import Part
 from chat_grpc.errors import ChatError
 from chat_grpc.llm import Models
 from chat_grpc.retrieval import MemoryState, Retriever
+from chat_grpc.shared import SharedState
 from chat_grpc.storage import Storage
 
 CHECK_SECONDS = 2.0
@@ -55,11 +56,20 @@ class HealthReport:
 class HealthReporter:
     """Asks every part how it is."""
 
-    def __init__(self, *, retriever: Retriever, models: Models, storage: Storage, sessions: Sessions) -> None:
+    def __init__(
+        self,
+        *,
+        retriever: Retriever,
+        models: Models,
+        storage: Storage,
+        sessions: Sessions,
+        shared: SharedState | None = None,
+    ) -> None:
         self._retriever = retriever
         self._models = models
         self._storage = storage
         self._sessions = sessions
+        self._shared = shared
 
     @property
     def model(self) -> str:
@@ -74,16 +84,18 @@ class HealthReporter:
         frames = memory.frame_count if isinstance(memory, MemoryState) else 0
         if isinstance(memory, MemoryState) and not memory.serving:
             memory = "the memvid service is up but has no memory open"
-        parts = (
+        parts = [
             # Without passages messages are still answered, so a missing memory only degrades.
             _part(Part.RETRIEVAL, memory, Health.DEGRADED),
             _part(Part.LLM, model, Health.UNHEALTHY),
             _part(Part.STORAGE, storage, Health.UNHEALTHY),
-        )
+        ]
+        if self._shared is not None:  # each server goes on by itself without it
+            parts.append(_part(Part.CACHE, await _ask(self._shared.ping()), Health.DEGRADED))
         worst = max((part.status for part in parts), key=list(Health).index)
         return HealthReport(
             status=worst,
-            parts=parts,
+            parts=tuple(parts),
             frame_count=frames,
             active_sessions=len(self._sessions),
             version=__version__,

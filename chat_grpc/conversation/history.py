@@ -10,6 +10,7 @@ from chat_grpc.conversation.page_tokens import PageTokens
 from chat_grpc.conversation.sessions import Sessions
 from chat_grpc.domain import Message
 from chat_grpc.errors import InvalidRequest, Violation
+from chat_grpc.shared import SharedState
 from chat_grpc.storage import Scope, Storage
 
 DEFAULT_PAGE = 20
@@ -27,10 +28,13 @@ class Page:
 class History:
     """What was said, by user or by session."""
 
-    def __init__(self, storage: Storage, sessions: Sessions, page_tokens: PageTokens) -> None:
+    def __init__(
+        self, storage: Storage, sessions: Sessions, page_tokens: PageTokens, shared: SharedState | None = None
+    ) -> None:
         self._storage = storage
         self._sessions = sessions
         self._page_tokens = page_tokens
+        self._shared = shared
 
     async def list_messages(self, user_id: str, session_id: str, *, page_size: int, page_token: str) -> Page:
         """Return one page; page_size 0 means 20, more than 100 means 100.
@@ -85,6 +89,8 @@ class History:
             access.check_session(latest)
         deleted = await self._storage.delete_messages(scope)
         self._sessions.forget(scope)
+        if self._shared is not None:
+            await self._shared.forget(scope)
         return deleted
 
 

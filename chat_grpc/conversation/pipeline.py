@@ -11,13 +11,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from chat_grpc.cache import Cache, CachedAnswer
-from chat_grpc.conversation import access, ids, prompt, requests, rules
+from chat_grpc.conversation import access, admission, ids, prompt, requests, rules
 from chat_grpc.conversation.admission import Admission
-from chat_grpc.conversation.answering import Answering, Direct, Sending
-from chat_grpc.conversation.flight import Flight, Flights, key_of
+from chat_grpc.conversation.answering import Answering, Common, Direct, Sending
+from chat_grpc.conversation.flight import Flight, Flights, base_of, key_of
 from chat_grpc.conversation.guardrails import Side, Withheld, refusal
 from chat_grpc.conversation.guardrails.table import reason_of
-from chat_grpc.conversation.sessions import Session, Sessions
+from chat_grpc.conversation.limits import Claim
+from chat_grpc.conversation.sessions import Session, Sessions, foreign
 from chat_grpc.conversation.system_prompt import SystemPrompt
 from chat_grpc.domain import (
     ChatRequest,
@@ -48,6 +49,7 @@ from chat_grpc.llm.contexts import Contexts
 from chat_grpc.llm.prices import Prices
 from chat_grpc.llm.tokens import TokenCounter
 from chat_grpc.retrieval import Retriever
+from chat_grpc.shared import Asking, Closing, Lease, NotShared, SharedState, writer_lost
 from chat_grpc.storage import Storage
 from chat_grpc.telemetry import context, logs
 from chat_grpc.telemetry.metrics import Metrics
@@ -85,6 +87,7 @@ class Conversation:
         prices: what they cost.
         max_tokens: how long an answer may get where the request does not say.
         metrics: where it is counted what became of them.
+        shared: what other servers know; None where there are none.
     """
 
     def __init__(
@@ -103,6 +106,7 @@ class Conversation:
         prices: Prices,
         max_tokens: int,
         metrics: Metrics,
+        shared: SharedState | None = None,
     ) -> None:
         self._models = models
         self._retriever = retriever
@@ -118,6 +122,7 @@ class Conversation:
         self._prices = prices
         self._max_tokens = max_tokens
         self._metrics = metrics
+        self._shared = shared
         self._flights = Flights()
         self._named: dict[str, Answering] = {}
         self._working: set[asyncio.Task[Any]] = set()
@@ -144,8 +149,8 @@ class Conversation:
         rules.check_request(request, models=self._models.models)
         call = context.call()
         call.user_id, call.session_id = request.user_id, request.session_id
-        async with self._admission.enter(request):
-            answering = await self._answering(request)
+        async with self._admission.enter(request) as unpaid:
+            answering = await self._answering(request, unpaid)
             try:
                 if answering.task is None:
                     await self._look_and_begin(answering)
@@ -179,7 +184,7 @@ class Conversation:
         while self._working:
             await asyncio.wait(self._working)
 
-    async def _answering(self, request: ChatRequest) -> Answering:
+    async def _answering(self, request: ChatRequest, unpaid: Sequence[Claim]) -> Answering:
         """Return the answer to read: the one that the request's name stands for, or a new one."""
         sending = await self._sending(request)
         key = requests.key_of(request)
@@ -187,23 +192,99 @@ class Conversation:
         while True:
             if known := self._named.get(key):
                 requests.check_same(digest, known.digest)
-                if known.joinable:
+                if unpaid:
+                    await self._pay(unpaid)
+                    unpaid = ()
+                elif known.joinable:
                     return known
-                # Its readers have left and it is about to end: then it may be tried again.
-                assert known.task is not None  # noqa: S101 (it was started before it was named)
-                await asyncio.wait((known.task,))
+                else:
+                    # Its readers have left and it is about to end: then it may be tried again.
+                    assert known.task is not None  # noqa: S101 (it was started before it was named)
+                    await asyncio.wait((known.task,))
                 continue
-            session = await self._sessions.open(request.session_id, request.user_id)
+            guardrail = self._guardrails.refusing(request.message) if self._guardrails is not None else ""
+            if self._shared is None:
+                session, common, searching = await self._sessions.open(request.session_id, request.user_id), None, None
+            else:
+                session, common, searching = await self._open_shared(
+                    self._shared, request, unpaid, sending, refused=bool(guardrail)
+                )
+                unpaid = ()
             if key not in self._named:  # nobody came first meanwhile
                 break
             self._sessions.discard(session, request.session_id)
+            self._tell(common, None)
         answering = Answering(request, session, self._new_message(request, session, key, digest), digest, sending)
-        if self._guardrails is not None:
-            answering.guardrail = self._guardrails.refusing(request.message)
+        answering.common, answering.searching, answering.guardrail = common, searching, guardrail
+        if common is not None and common.opening is None:
+            answering.degraded = (Part.CACHE,)
         if key:  # others may join it from now on
             self._named[key] = answering
             self._begin(answering).add_done_callback(lambda _: self._named.pop(key, None))
         return answering
+
+    async def _pay(self, claims: Sequence[Claim]) -> None:
+        """Take tokens that all servers take from, or this one's own while those are out of reach."""
+        assert self._shared is not None  # noqa: S101 (else they were taken on entering)
+        try:
+            shortage = await self._shared.take(claims)
+        except NotShared:
+            self._metrics.unshared()
+            await self._admission.take(claims)
+        else:
+            admission.check(shortage)
+
+    async def _open_shared(
+        self, shared: SharedState, request: ChatRequest, unpaid: Sequence[Claim], sending: Sending, *, refused: bool
+    ) -> tuple[Session, Common, asyncio.Task[Retrieved | None] | None]:
+        """Return the session, what the other servers know, and the search for passages, which has ended.
+
+        They are asked once for everything, and so not before it is known what the
+        answer depends on: the passages. Of a message that is ``refused`` they are
+        asked no more than whether it may be sent at all.
+        """
+        wanted = request.options.retrieval and not refused
+        searching = asyncio.ensure_future(self._retrieve(request)) if wanted else None
+        try:
+            found = await searching if searching else Retrieved((), 0)
+            known = self._sessions.known(request.session_id) if request.session_id else None
+            asking = Asking(
+                claims=unpaid,
+                session_id=request.session_id.lower(),
+                user_id=request.user_id,
+                known=known.digest if known else None,
+                base=base_of(
+                    request,
+                    found.passages if found else None,
+                    tenant=TENANT,
+                    model=sending.model,
+                    max_tokens=sending.max_tokens,
+                    setting=f"{sending.budget}\n{sending.system}",
+                ),
+                remembers=request.history is None,
+                lookup=not (request.options.skip_cache or refused),
+            )
+            try:
+                opening = await shared.open(asking)
+            except NotShared:
+                self._metrics.unshared()
+                await self._admission.take(unpaid)
+                return await self._sessions.open(request.session_id, request.user_id), Common(None), searching
+        except BaseException:
+            if searching:
+                searching.cancel()
+            raise
+        admission.check(opening.shortage)
+        if opening.foreign:
+            raise foreign()
+        common = Common(opening, lease=opening.lease)
+        if not request.session_id:
+            return await self._sessions.open("", request.user_id), common, searching
+        if opening.known:
+            session = self._sessions.adopt(request.session_id, request.user_id, opening.digest, opening.exchanges)
+        else:
+            session = await self._sessions.restore(request.session_id, request.user_id)
+        return session, common, searching
 
     def _begin(self, answering: Answering) -> asyncio.Task[None]:
         return self._track(answering.start(self._answer(answering)))
@@ -223,6 +304,7 @@ class Conversation:
         except BaseException as error:
             if searching:
                 searching.cancel()
+            self._tell(answering.common, error)
             if answering.message.status is Status.PENDING:
                 await self._settle_failure(answering, Draining() if Draining.ended(error) else error)
             raise
@@ -268,12 +350,14 @@ class Conversation:
             if asked := answering.asked or await self._look(answering):
                 await self._write(answering, asked)
         except BaseException as error:
+            self._tell(answering.common, error)
             if answering.message.status is Status.PENDING:
                 await self._settle_failure(answering, answering.cause(error))
             raise
         finally:
             if answering.searching:
                 answering.searching.cancel()
+            self._tell(answering.common, None)
 
     def _search(self, answering: Answering) -> asyncio.Task[Retrieved | None] | None:
         """Begin to look for passages, if they are wanted."""
@@ -296,10 +380,18 @@ class Conversation:
         if answering.found.passages:
             answering.message = replace(answering.message, passages=answering.found.passages)
         if found is None:
-            answering.degraded = (Part.RETRIEVAL,)
+            answering.degraded += (Part.RETRIEVAL,)
         answering.asked = asked = await self._prompt(answering, found)
-        answering.key = key_of(asked, tenant=TENANT, model=answering.sending.model)
-        if not answering.request.options.skip_cache and (cached := await self._cache.get(answering.key)) is not None:
+        opening = answering.common.opening if answering.common else None
+        if opening is not None and opening.key:
+            answering.key, cached = opening.key, opening.answer
+            if not answering.request.options.skip_cache:
+                self._metrics.cache(hit=cached is not None)
+        else:
+            answering.key = key_of(asked, tenant=TENANT, model=answering.sending.model)
+            ask = opening is None and not answering.request.options.skip_cache
+            cached = await self._cache.get(answering.key) if ask else None
+        if cached is not None:
             await self._complete(answering, cached, cached=True)
             return None
         return asked
@@ -367,13 +459,18 @@ class Conversation:
 
     async def _write(self, answering: Answering, asked: Prompt) -> None:
         """Have the answer written, or give the one that is being written for an equal request."""
-        key, fresh = answering.key, answering.request.options.skip_cache
-        if not fresh and (seen := self._flights.get(key)) is not None:
+        key, common = answering.key, answering.common
+        seen = None if answering.request.options.skip_cache else self._flights.get(key)
+        if seen is None and common and (cached := await self._just_written(answering, common)):
+            await self._complete(answering, cached, cached=True)
+            return
+        writer = common.writer if common else ""
+        if seen is not None or writer:
             if answering.kept is None:
                 await self._keep(answering, answering.message)
             self._say_found(answering)
             # Keeping it took a moment: what was being written may be whole by now, or have failed.
-            flight = seen if seen.answer else self._flights.get(key)
+            flight = seen if seen and seen.answer else self._flights.get(key)
             if flight is not None:
                 await self._follow(answering, flight)
                 return
@@ -383,23 +480,32 @@ class Conversation:
         else:
             self._say_found(answering)
         with self._flights.begin(key) as flight:
-            answering.prompt = asked
             answering.stays_for(lambda: self._abandon(answering, flight, key))
-            await asyncio.sleep(0)  # the keeping begins now, not when there is nothing else to do
-            written = await self._generate(answering, flight)
+            relayed = await self._relay(answering, flight, common, writer) if common and writer else None
+            written = relayed or await self._generate(answering, flight, asked)
             flight.answer = written
             flight.text.close()
-            if Part.LLM not in answering.degraded and written.finish_reason is not FinishReason.CONTENT_FILTER:
+            keep = (
+                relayed is None
+                and Part.LLM not in answering.degraded
+                and written.finish_reason is not FinishReason.CONTENT_FILTER
+            )
+            if common and common.opening:
+                common.written, common.keep = written, keep and bool(common.opening.key)
+            if keep:  # here also where it is shared: the others are told later, and this server's readers come at once
                 await self._cache.put(key, written)
         if not answering.abandoned:
-            await self._complete(answering, written, cached=False)
+            await self._complete(answering, written, cached=relayed is not None)
 
-    async def _generate(self, answering: Answering, flight: Flight) -> CachedAnswer:
+    async def _generate(self, answering: Answering, flight: Flight, asked: Prompt) -> CachedAnswer:
         """Have the answer written and passed on as it comes, and return the whole."""
-        assert answering.prompt is not None  # noqa: S101 (_write has set it)
+        answering.prompt = asked
+        if (common := answering.common) and common.lease and self._shared:
+            self._shared.fly(common.lease, flight)
+        await asyncio.sleep(0)  # the keeping begins now, not when there is nothing else to do
         answering.message = replace(answering.message, model=answering.sending.model)
         try:
-            opened = await self._open(answering, answering.prompt)
+            opened = await self._open(answering, asked)
             ending = await self._pass_on(answering, flight, opened)
         except BaseException as error:
             cause = answering.cause(error)
@@ -415,7 +521,11 @@ class Conversation:
             answering.suggested = await self._suggestions.questions()
             _say(answering, flight, refusal.withheld_of(answering.suggested))
         return CachedAnswer(
-            text="".join(answering.pieces), model=opened.model, finish_reason=ending.finish_reason, usage=usage
+            text="".join(answering.pieces),
+            model=opened.model,
+            finish_reason=ending.finish_reason,
+            usage=usage,
+            guardrail=answering.guardrail,
         )
 
     async def _open(self, answering: Answering, asked: Prompt) -> Opened:
@@ -473,7 +583,7 @@ class Conversation:
         except Withheld as leak:  # leaving the block above has ended the upstream request
             if leak.before:
                 _say(answering, flight, leak.before)
-            answering.guardrail = flight.guardrail = leak.rule
+            answering.guardrail = leak.rule
             self._note(answering, Side.OUTPUT)
             piece = Ending(FinishReason.CONTENT_FILTER, None)
         finally:
@@ -488,6 +598,36 @@ class Conversation:
         told = (answering.sending.own, prompt.PASSAGES.partition("\n")[0])
         return self._guardrails.answer(told, answering.request.message)
 
+    async def _just_written(self, answering: Answering, common: Common) -> CachedAnswer | None:
+        """Return the answer that this server wrote, where the others have not been told of it when they were asked."""
+        opening = common.opening
+        if opening is None or not opening.key or opening.writer or opening.lease:
+            return None
+        return None if answering.request.options.skip_cache else await self._cache.get(opening.key)
+
+    async def _relay(self, answering: Answering, flight: Flight, common: Common, writer: str) -> CachedAnswer | None:
+        """Give the answer that another server writes; None if it has to be written here.
+
+        Raises:
+            ChatError: writing it failed, or broke off when a part of it had been given.
+        """
+        assert self._shared is not None  # noqa: S101 (it was asked)
+        self._metrics.followed()
+        while writer:
+            async with aclosing(self._shared.follow(answering.key, writer)) as pieces:
+                async for piece in pieces:
+                    if isinstance(piece, CachedAnswer):
+                        await self._take_over(answering, piece)
+                        return piece
+                    answering.say_text(piece)
+                    flight.text.append(piece)
+            taken = await self._shared.take_over(answering.key, writer)
+            if isinstance(taken, Lease):
+                common.lease = taken
+                break
+            writer = taken
+        return None
+
     async def _follow(self, answering: Answering, flight: Flight) -> None:
         """Give the answer that is being written for an equal request."""
         self._metrics.followed()
@@ -495,10 +635,14 @@ class Conversation:
             async for piece in pieces:
                 answering.say_text(piece)
         assert flight.answer is not None  # noqa: S101 (set before the text was closed)
-        if flight.guardrail:
-            answering.guardrail = flight.guardrail
-            answering.suggested = await self._suggestions.questions()
+        await self._take_over(answering, flight.answer)
         await self._complete(answering, flight.answer, cached=True)
+
+    async def _take_over(self, answering: Answering, written: CachedAnswer) -> None:
+        """Note if a guardrail withheld the rest of an answer that was written for an equal request."""
+        if written.guardrail:
+            answering.guardrail = written.guardrail
+            answering.suggested = await self._suggestions.questions()
 
     def _abandon(self, answering: Answering, flight: Flight, key: str) -> bool:
         """The readers have left: go on if somebody follows, and let nobody begin to follow otherwise."""
@@ -516,6 +660,10 @@ class Conversation:
         """Give the answer that is kept for an earlier request of this name."""
         self._sessions.discard(answering.session, answering.request.session_id)
         kept = await self._storage.find_request(answering.message.request_key)
+        if kept is not None and kept.status is Status.PENDING and answering.common:
+            kept = await self._read_along(answering, answering.common, kept)
+            if kept is None:
+                return
         if kept is None or kept.status is Status.PENDING:
             raise Conflict(
                 "the request is being answered elsewhere; ask again for its answer",
@@ -528,6 +676,40 @@ class Conversation:
         answering.say(Retrieved(kept.passages, 0))
         answering.say_text(kept.answer)
         answering.say(_completed(kept, await self._suggestions.questions() if kept.error_reason else ()))
+
+    async def _read_along(self, answering: Answering, common: Common, kept: Message) -> Message | None:
+        """Give the answer that another server writes for a request of this name.
+
+        Returns:
+            The message as it is kept then, if nothing of it has been given; else None.
+
+        Raises:
+            ChatError: writing it failed, or broke off.
+        """
+        opening = common.opening
+        if self._shared is None or opening is None or not opening.writer:
+            return kept
+        requests.check_same(answering.digest, kept.request_digest)
+        answering.key = opening.key
+        answering.message = kept
+        begun = False
+        async with aclosing(self._shared.follow(opening.key, opening.writer)) as pieces:
+            async for piece in pieces:
+                if not begun:
+                    begun = True
+                    answering.say(Started(kept.id, kept.session_id, kept.request_id))
+                    answering.say(Retrieved(kept.passages, 0))
+                if not isinstance(piece, CachedAnswer):
+                    answering.say_text(piece)
+        # The answer is told to the others once it has been kept.
+        settled = await self._storage.find_request(kept.request_key)
+        if not begun:
+            return settled
+        if settled is None or settled.status is not Status.COMPLETED:
+            raise writer_lost()
+        answering.message = settled
+        answering.say(_completed(settled, await self._suggestions.questions() if settled.error_reason else ()))
+        return None
 
     async def _retrieve(self, request: ChatRequest) -> Retrieved | None:
         """Return the passages, or None when the memory is missing."""
@@ -564,7 +746,10 @@ class Conversation:
         answering.message = settled
         self._metrics.message_ended(settled.status)
         if not answering.guardrail:  # else a model would be sent it with the next message
-            answering.session.exchanges.append(Exchange(settled.message, settled.answer))
+            exchange = Exchange(settled.message, settled.answer)
+            answering.session.exchanges.append(exchange)
+            if answering.common is not None:
+                await self._share(answering, answering.common, exchange)
         log.debug(
             "answered", message_id=settled.id, model=settled.model, tokens=answer.usage.total_tokens, cached=cached
         )
@@ -572,6 +757,38 @@ class Conversation:
             self._say_found(answering)
             answering.say_text(answer.text)
         answering.say(_completed(settled, answering.suggested))
+
+    async def _share(self, answering: Answering, common: Common, exchange: Exchange) -> None:
+        """Tell the other servers what was said, and whoever waits for the answer what it is."""
+        assert self._shared is not None  # noqa: S101 (else there is nothing in common)
+        if common.opening is None:
+            self._shared.missed(answering.session)
+            return
+        closing = Closing(
+            session=answering.session,
+            exchange=exchange,
+            key=answering.key,
+            answer=common.written,
+            keep=common.keep,
+            lease=common.lease,
+        )
+        common.lease = None
+        # Not to be broken off: the lease has ended for this server.
+        await asyncio.shield(self._track(asyncio.ensure_future(self._shared.close_message(closing))))
+
+    def _tell(self, common: Common | None, error: BaseException | None) -> None:
+        """Let a lease end that has not ended yet, and tell whoever waits for the answer why there is none."""
+        if common is None or common.lease is None or self._shared is None:
+            return
+        closing = Closing(
+            key=common.lease.key,
+            answer=common.written,
+            keep=common.keep,
+            lease=common.lease,
+            error=error if isinstance(error, ChatError) else None,
+        )
+        common.lease = None
+        self._track(asyncio.ensure_future(self._shared.close_message(closing)))
 
     async def _settle_failure(self, answering: Answering, error: BaseException) -> None:
         """Keep how a message ended that was not completed."""
@@ -630,7 +847,7 @@ class Conversation:
 
 async def _done_soon(searching: asyncio.Task[Any] | None) -> bool:
     """Tell whether the passages are there at once, or nearly so."""
-    if searching is None:
+    if searching is None or searching.done():
         return True
     done, _ = await asyncio.wait((searching,), timeout=UNKEPT_SECONDS)
     return bool(done)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from chat_grpc.conversation.sessions import Sessions
 from chat_grpc.errors import StorageUnavailable
+from chat_grpc.shared import SharedState
 from chat_grpc.storage import Scope, Storage
 from chat_grpc.telemetry import logs
 from chat_grpc.telemetry.metrics import Metrics
@@ -35,13 +36,23 @@ class Retention:
         sessions: the conversations that have not ended.
         days: how old a message may get.
         metrics: where it is counted what was deleted.
+        shared: what other servers know of those conversations; None where there are none.
     """
 
-    def __init__(self, storage: Storage, sessions: Sessions, *, days: float, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        sessions: Sessions,
+        *,
+        days: float,
+        metrics: Metrics,
+        shared: SharedState | None = None,
+    ) -> None:
         self._storage = storage
         self._sessions = sessions
         self._age = timedelta(days=days)
         self._metrics = metrics
+        self._shared = shared
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -76,7 +87,9 @@ class Retention:
                 count = expired.count
                 deleted += count
                 for session_id in expired.sessions:
-                    self._sessions.forget(Scope(session_id=session_id))
+                    self._sessions.forget(scope := Scope(session_id=session_id))
+                    if self._shared is not None:
+                        await self._shared.forget(scope)
                 self._metrics.expired(count)
                 await asyncio.sleep(PAUSE_SECONDS if count else 0)
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -20,11 +21,17 @@ MAX_SESSIONS = 100_000
 
 @dataclass(slots=True)
 class Session:
-    """One conversation of one user (or of nobody named: user_id "")."""
+    """One conversation of one user (or of nobody named: user_id "").
+
+    ``shared`` tells whether other servers have been told of it, ``digest`` what
+    was said in it as they know it: None if that is not what this server knows.
+    """
 
     id: str
     user_id: str
     exchanges: deque[Exchange]
+    shared: bool = False
+    digest: str | None = ""
 
 
 class Sessions:
@@ -67,9 +74,28 @@ class Sessions:
             known = session_id.lower()
             session = (self._live.get(known) if self._alone else None) or await self._restore(known)
             if session.user_id != user_id:
-                raise Forbidden("the session belongs to another user", reason="SESSION_OF_ANOTHER_USER")
+                raise foreign()
         self._live[session.id] = session  # and so the TTL begins anew
         return session
+
+    def known(self, session_id: str) -> Session | None:
+        """Return a session as far as this server knows it."""
+        return self._live.get(session_id.lower())
+
+    def adopt(self, session_id: str, user_id: str, digest: str, exchanges: Iterable[Exchange] | None) -> Session:
+        """Return a session as other servers know it; ``exchanges`` is None where this one knows the same."""
+        known = session_id.lower()
+        session = self._live.get(known)
+        if session is None or exchanges is not None:
+            # Not written into the session that is there: whoever is answering in it has read it already.
+            session = Session(known, user_id, deque(exchanges or (), maxlen=self._turns), shared=True, digest=digest)
+        self._live[known] = session
+        return session
+
+    async def restore(self, session_id: str, user_id: str) -> Session:
+        """Return a session that other servers do not know, from the history; raises what ``open`` does."""
+        self._live.pop(session_id.lower(), None)
+        return await self.open(session_id, user_id)
 
     def discard(self, session: Session, asked_for: str) -> None:
         """Drop a session that ``open`` made anew (for "") and that nothing was said in."""
@@ -102,4 +128,9 @@ class Sessions:
             # A completed message with a reason was refused by a guardrail: no model is to be sent it.
             if message.status is Status.COMPLETED and not message.error_reason
         )
-        return Session(session_id, messages[0].user_id, deque(exchanges, maxlen=self._turns))
+        return Session(session_id, messages[0].user_id, deque(exchanges, maxlen=self._turns), digest=None)
+
+
+def foreign() -> Forbidden:
+    """Return what is raised for another user's session."""
+    return Forbidden("the session belongs to another user", reason="SESSION_OF_ANOTHER_USER")

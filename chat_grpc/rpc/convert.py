@@ -22,6 +22,7 @@ PARTS = {
     domain.Part.RETRIEVAL: types_pb2.COMPONENT_RETRIEVAL,
     domain.Part.LLM: types_pb2.COMPONENT_LLM,
     domain.Part.STORAGE: types_pb2.COMPONENT_STORAGE,
+    domain.Part.CACHE: types_pb2.COMPONENT_CACHE,
 }
 STATUSES = {
     domain.Status.PENDING: history_pb2.Message.STATUS_PENDING,

@@ -107,6 +107,11 @@ class Metrics:
             ("rule", "side"),
             [(rule, side) for rule, (side, _) in RULES.items()],
         )
+        self._outages = Counter("chat_grpc_redis_outages_total", "Times that Redis went out of reach.")
+        self._unshared = Counter(
+            "chat_grpc_unshared_messages_total",
+            "Messages held to this server's own limits, because Redis was out of reach.",
+        )
         self._memvid = Histogram(
             "chat_grpc_memvid_request_duration_seconds",
             "Time of the calls to memvid.",
@@ -134,6 +139,8 @@ class Metrics:
             self._fallbacks,
             self._refusals,
             self._guardrails,
+            self._outages,
+            self._unshared,
             self._memvid,
             self._storage,
             self._expired,
@@ -198,6 +205,14 @@ class Metrics:
     def guardrail(self, rule: str, side: Side) -> None:
         """A guardrail refused a message, or withheld the rest of an answer."""
         self._guardrails.add(rule, side)
+
+    def redis_lost(self) -> None:
+        """Redis went out of reach."""
+        self._outages.add()
+
+    def unshared(self) -> None:
+        """A message was held to this server's own limits, because Redis was out of reach."""
+        self._unshared.add()
 
     def memvid(self, operation: str, seconds: float, outcome: str) -> None:
         """A call to memvid ended: ok, timeout, unavailable or cancelled."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from openapi.operations import Operations
@@ -34,22 +35,30 @@ IF_NONE_MATCH = {
     "schema": {"type": "string"},
 }
 
+BEARER = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "A token (JWT) or an API key. Needed only where the server demands one, which is what its setting "
+    "`CHAT_AUTH` says; others take no notice of it.",
+}
 
-def render(image: bytes, version: str, foreign: dict[str, Schema]) -> str:
+
+def render(image: bytes, version: str, foreign: dict[str, Schema], is_open: Callable[[str], bool]) -> str:
     """Return the OpenAPI document of all services of gateway.v1, as JSON.
 
     Args:
         image: a FileDescriptorSet with source info, serialized.
         version: the version of the API.
         foreign: schemas that no proto holds, by name.
+        is_open: whether a method, by its full name with a slash before it, never needs a credential.
 
     Raises:
         ValueError: two operations or two schemas have one name.
     """
     protos = Protos(image)
     schemas = Schemas(protos, PACKAGE, foreign)
-    responses = Responses(protos, PACKAGE, schemas)
-    operations = Operations(protos, PACKAGE, schemas, responses)
+    responses = Responses(protos, PACKAGE, schemas, is_open)
+    operations = Operations(protos, PACKAGE, schemas, responses, is_open)
     paths: dict[str, dict[str, Any]] = {}
     tags = []
     for service in protos.services(PACKAGE):
@@ -78,6 +87,7 @@ def render(image: bytes, version: str, foreign: dict[str, Schema]) -> str:
             "responses": dict(sorted(responses.components.items())),
             "parameters": {"RequestId": REQUEST_ID, "IfNoneMatch": IF_NONE_MATCH},
             "headers": HEADERS,
+            "securitySchemes": {"bearer": BEARER},
         },
     }
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"

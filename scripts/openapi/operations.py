@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -11,13 +11,15 @@ from typing import Any
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 
 from openapi.examples import Examples
-from openapi.protos import Protos
+from openapi.protos import Protos, path_of
 from openapi.responses import Responses
 from openapi.schemas import Schema, Schemas
 
 HTTP_BODY = "google.api.HttpBody"
 REQUEST_ID = {"$ref": "#/components/parameters/RequestId"}
 IF_NONE_MATCH = {"$ref": "#/components/parameters/IfNoneMatch"}
+SECURITY: list[dict[str, list[str]]] = [{"bearer": []}, {}]
+"""With a credential or, as servers that ask for none answer, without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +52,17 @@ class Operations:
         package: the package that the options are of.
         schemas: where the schemas that are referred to are collected.
         responses: what writes the answers.
+        is_open: see ``render``.
     """
 
-    def __init__(self, protos: Protos, package: str, schemas: Schemas, responses: Responses) -> None:
+    def __init__(
+        self, protos: Protos, package: str, schemas: Schemas, responses: Responses, is_open: Callable[[str], bool]
+    ) -> None:
         self._protos = protos
         self._package = package
         self._schemas = schemas
         self._responses = responses
+        self._is_open = is_open
         self._examples = Examples(schemas)
 
     def of(self, method: MethodDescriptor) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -75,6 +81,8 @@ class Operations:
         }
         if more:
             operation["description"] = more
+        if not self._is_open(path_of(method)):
+            operation["security"] = SECURITY
         operation["parameters"] = [*parameters, *_headers(rest), REQUEST_ID]
         if binding.body:
             operation["requestBody"] = self._request_body(method.input_type, binding, rest)

@@ -127,3 +127,8 @@ def _name_at(file: descriptor_pb2.FileDescriptorProto, path: list[int]) -> str:
             return ""
         names.append(here.name)
     return ".".join(names) if len(path) % 2 == 0 else ""
+
+
+def path_of(method: MethodDescriptor) -> str:
+    """Return a method's full name as gRPC calls it: /package.Service/Method."""
+    return f"/{method.containing_service.full_name}/{method.name}"

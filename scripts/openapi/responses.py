@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
 from google.protobuf.descriptor import MethodDescriptor
 
 from openapi.examples import Examples
-from openapi.protos import Protos
+from openapi.protos import Protos, path_of
 from openapi.schemas import Schema, Schemas
 
 HTTP_BODY = "google.api.HttpBody"
@@ -33,6 +34,12 @@ HEADERS: dict[str, Any] = {
         "required": True,
         "schema": {"type": "integer", "minimum": 0},
         "example": 2,
+    },
+    "WWWAuthenticate": {
+        "description": "What is wrong with the credential (RFC 6750).",
+        "required": True,
+        "schema": {"type": "string"},
+        "example": 'Bearer realm="chat-grpc"',
     },
 }
 
@@ -78,6 +85,7 @@ UNREADABLE = (400, 408, 431)
 WAITING_HELPS = (502, 503, 504)
 
 OPENAI_TYPES = {status: "invalid_request_error" for status in ERRORS if status < HTTPStatus.INTERNAL_SERVER_ERROR} | {
+    401: "authentication_error",
     403: "permission_error",
     429: "rate_limit_error",
 }
@@ -91,14 +99,16 @@ class Responses:
         protos: where options are found.
         package: the package that the options are of.
         schemas: where the schemas that are referred to are collected.
+        is_open: see ``render``.
     """
 
-    def __init__(self, protos: Protos, package: str, schemas: Schemas) -> None:
+    def __init__(self, protos: Protos, package: str, schemas: Schemas, is_open: Callable[[str], bool]) -> None:
         self.components: dict[str, Any] = {}
         self._protos = protos
         self._schemas = schemas
         self._examples = Examples(schemas)
         self._default_error = f"{package}.Error"
+        self._is_open = is_open
 
     def of(self, method: MethodDescriptor, rest: Any, response_body: str, *, has_body: bool) -> dict[str, Any]:
         """Return the answers of a method by status."""
@@ -115,6 +125,8 @@ class Responses:
         found = {*EVERYWHERE, *(rest.errors if rest is not None else ())}
         if has_body:
             found.update(WITH_BODY)
+        if not self._is_open(path_of(method)):
+            found.add(401)
         http = self._protos.option(method, "MethodOptions", "google.api.http")
         if "{" in getattr(http, http.WhichOneof("pattern")):
             found.add(404)
@@ -224,6 +236,8 @@ class Responses:
         headers = {"X-Request-ID": {"$ref": "#/components/headers/RequestId"}}
         if status == HTTPStatus.TOO_MANY_REQUESTS:
             headers["Retry-After"] = {"$ref": "#/components/headers/RetryAfterRequired"}
+        elif status == HTTPStatus.UNAUTHORIZED:
+            headers["WWW-Authenticate"] = {"$ref": "#/components/headers/WWWAuthenticate"}
         elif status in WAITING_HELPS:
             headers["Retry-After"] = {"$ref": "#/components/headers/RetryAfter"}
         schema = self._schemas.named(error, "out")

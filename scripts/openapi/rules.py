@@ -44,5 +44,13 @@ def bounds(protos: Protos, field: FieldDescriptor, schema: dict[str, Any]) -> No
 def is_required(protos: Protos, field: FieldDescriptor) -> bool:
     """Tell whether a field must have a value, by gateway.v1.rules or by google.api.field_behavior."""
     rules = protos.option(field, "FieldOptions", "gateway.v1.rules")
-    behavior = protos.option(field, "FieldOptions", "google.api.field_behavior") or []
-    return (rules is not None and rules.required) or FieldBehavior.Value("REQUIRED") in behavior
+    return (rules is not None and rules.required) or _behaves(protos, field, "REQUIRED")
+
+
+def may_be_absent(protos: Protos, field: FieldDescriptor) -> bool:
+    """Tell whether a field may be absent from an answer, by google.api.field_behavior."""
+    return _behaves(protos, field, "OPTIONAL")
+
+
+def _behaves(protos: Protos, field: FieldDescriptor, behavior: str) -> bool:
+    return FieldBehavior.Value(behavior) in (protos.option(field, "FieldOptions", "google.api.field_behavior") or [])

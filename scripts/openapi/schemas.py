@@ -8,7 +8,7 @@ from typing import Any, Literal
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from openapi.protos import Protos
-from openapi.rules import bounds, is_required
+from openapi.rules import bounds, is_required, may_be_absent
 
 Schema = dict[str, Any]
 Direction = Literal["in", "out"]
@@ -162,6 +162,8 @@ class Schemas:
         """Tell whether the field must be in a request, or is in every answer: Envoy is told to write zeros too."""
         if is_required(self._protos, field):
             return True
+        if may_be_absent(self._protos, field):
+            return False
         return direction == "out" and (field.is_repeated or (field.message_type is None and not field.has_presence))
 
     def _one(self, field: FieldDescriptor, direction: Direction) -> Schema:

@@ -23,7 +23,7 @@ ASKED = {
     "Where are my messages stored?": "Storage › Where are messages stored by default?",
     "What is memvid?": "Retrieval and memory › What is memvid?",
     "how do I use ollama": "Models › How do I use OpenAI, vLLM or Ollama?",
-    "redis cache": "Settings › Which settings are planned and not in this version?",
+    "redis cache": "Cache and idempotency › What is kept in Redis?",
     "what is CHAT_DRAIN_SECONDS": "Operations › How does the server stop?",
     "add pdf files": "Retrieval and memory › How do I add my own documents?",
 }

@@ -31,6 +31,7 @@ SECRETS = [field.name for field in dataclasses.fields(Settings) if isinstance(fi
 def test_every_setting_that_is_a_secret_hides_it() -> None:
     assert {"jwt_secret", "token", "llm_api_key"} <= set(SECRETS)
     hidden = {f"CHAT_{name.upper()}": f"{name}-which-is-hidden-and-long-enough-for-hs256" for name in SECRETS}
+    hidden["CHAT_REDIS_URL"] = f"redis://name:{hidden['CHAT_REDIS_URL']}@127.0.0.1:6379/0"
     settings = load({**hidden, "CHAT_AUTH": "jwt"})
     shown = [repr(settings), str(settings), f"{settings}", repr(dataclasses.asdict(settings)), repr(choose(settings))]
     shown += [f"{getattr(settings, name)} {getattr(settings, name)!r}" for name in SECRETS]
@@ -44,7 +45,7 @@ def test_a_setting_that_looks_like_a_secret_is_one() -> None:
         for field in dataclasses.fields(Settings)
         if field.name.endswith(("_secret", "_key", "_token", "_password")) or field.name == "token"
     ]
-    assert sorted(named) == sorted(SECRETS)
+    assert sorted([*named, "redis_url"]) == sorted(SECRETS)  # an address, which may hold a password
 
 
 def test_a_faulty_secret_is_not_repeated() -> None:
@@ -62,7 +63,8 @@ async def test_credentials_are_in_no_log_error_or_trace(tmp_path: Path) -> None:
     kept, key = keys.make("ada")
     keys.write(tmp_path / "keys.jsonl", [kept])
     good, bad, expired = token(), token(secret="another secret, which is long enough"), token(exp=1)  # noqa: S106 (it guards nothing)
-    shown = [key, key + "x", good, bad, expired, "no-token-at-all-but-long", SECRET]
+    password = "opens-no-redis-at-all"  # noqa: S105 (it does not)
+    shown = [key, key + "x", good, bad, expired, "no-token-at-all-but-long", SECRET, password]
     async with collector() as traces:
         settings = {
             "CHAT_AUTH": "both",
@@ -75,6 +77,7 @@ async def test_credentials_are_in_no_log_error_or_trace(tmp_path: Path) -> None:
             "CHAT_LOG_FORMAT": "json",
             "CHAT_OTLP_ENDPOINT": traces.url,
             "CHAT_GRPC_PORT": str(free_port()),
+            "CHAT_REDIS_URL": f"redis://:{password}@127.0.0.1:{free_port()}/0",
             "CHAT_MEMVID_GRPC_URL": f"127.0.0.1:{free_port()}",
         }
         address = f"127.0.0.1:{settings['CHAT_GRPC_PORT']}"
@@ -87,7 +90,7 @@ async def test_credentials_are_in_no_log_error_or_trace(tmp_path: Path) -> None:
                     request_serializer=chat_pb2.ChatRequest.SerializeToString,
                     response_deserializer=chat_pb2.ChatResponse.FromString,
                 )
-                for credential in shown[:-1]:
+                for credential in shown[:-2]:
                     call: Any = chat(chat_pb2.ChatRequest(message="How?"), metadata=bearer(credential))
                     if credential in (key, good):
                         assert [event async for event in call][-1].HasField("completed")
@@ -99,6 +102,7 @@ async def test_credentials_are_in_no_log_error_or_trace(tmp_path: Path) -> None:
     assert [call["code"] for call in calls].count("UNAUTHENTICATED") == len(failures) == 4
     assert {call["user_id"] for call in calls if call["code"] == "OK"} == {"ada"}
     assert "chat.v1.ChatService/Chat" in spans
+    assert "redis is out of reach" in output
     told = str([(failure.message, failure.trailers, failure.details) for failure in failures])
     for secret in shown:
         for part in (secret, secret[-20:]):

@@ -95,7 +95,8 @@ async def test_a_leak_ends_the_answer(
         completed = events[-1].completed
         assert text.startswith(MODEL_SAYS)
         assert WITHHELD in text
-        told = letters(text.removeprefix(MODEL_SAYS).partition(WITHHELD)[0])
+        # That a private key follows is no secret, and pieces may arrive as one.
+        told = letters(text.removeprefix(MODEL_SAYS).partition(WITHHELD)[0]).removeprefix("beginprivatekey")
         assert len(told) <= 16, told
         assert completed.finish_reason == types_pb2.FINISH_REASON_CONTENT_FILTER
         assert [item.question for item in completed.suggested_questions] == ["What is it?"]

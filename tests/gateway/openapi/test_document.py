@@ -67,6 +67,21 @@ def test_every_operation_is_told_of(document: Document) -> None:
             assert {"413", "415"} <= operation["responses"].keys(), where
 
 
+def test_a_credential_is_asked_for_where_servers_may_demand_one(document: Document) -> None:
+    scheme = document["components"]["securitySchemes"]["bearer"]
+    assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
+    assert "CHAT_AUTH" in scheme["description"]
+    free = {path for _, path, operation in operations(document) if "security" not in operation}
+    assert {"/", "/health", "/docs", "/openapi.json"} <= free
+    assert free.isdisjoint({"/api/v1/chat", "/history/{user_id}", "/v1/chat/completions", "/metrics"})
+    for method, path, operation in operations(document):
+        assert operation.get("security") in (None, [{"bearer": []}, {}]), f"{method} {path}"
+        refused = operation["responses"].get("401")
+        assert (refused is not None) == ("security" in operation), f"{method} {path}"
+        if refused:
+            assert "WWW-Authenticate" in resolved(document, refused)["headers"], f"{method} {path}"
+
+
 def test_every_answer_names_its_request_and_every_error_has_the_form_of_errors(document: Document) -> None:
     openai = {"$ref": "#/components/schemas/ErrorResponse"}
     ours = {"$ref": "#/components/schemas/Error"}

@@ -40,4 +40,4 @@ async def test_made_up_requests_find_no_fault(site: Edge, model: Upstream, tmp_p
     assert found["failures"] == found["errors"] == []
     assert found["test_cases"]["generated"] >= AT_LEAST
     # An answer to a message shows that requests reached what is behind the checks.
-    assert len(model.chats) > 100
+    assert len(model.chats) > 50

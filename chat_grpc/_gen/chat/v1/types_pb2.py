@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x63hat/v1/types.proto\x12\x07\x63hat.v1\"c\n\x07Passage\x12\x14\n\x05title\x18\x01 \x01(\tR\x05title\x12\x14\n\x05score\x18\x02 \x01(\x02R\x05score\x12\x18\n\x07snippet\x18\x03 \x01(\tR\x07snippet\x12\x12\n\x04tags\x18\x04 \x03(\tR\x04tags\"\xc7\x01\n\x05Usage\x12#\n\rprompt_tokens\x18\x01 \x01(\x05R\x0cpromptTokens\x12+\n\x11\x63ompletion_tokens\x18\x02 \x01(\x05R\x10\x63ompletionTokens\x12!\n\x0ctotal_tokens\x18\x03 \x01(\x05R\x0btotalTokens\x12\x1e\n\x08\x63ost_usd\x18\x04 \x01(\x01H\x00R\x07\x63ostUsd\x88\x01\x01\x12\x1c\n\testimated\x18\x05 \x01(\x08R\testimatedB\x0b\n\t_cost_usd*\x81\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12 \n\x1c\x46INISH_REASON_CONTENT_FILTER\x10\x03*i\n\tComponent\x12\x19\n\x15\x43OMPONENT_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43OMPONENT_RETRIEVAL\x10\x01\x12\x11\n\rCOMPONENT_LLM\x10\x02\x12\x15\n\x11\x43OMPONENT_STORAGE\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x63hat/v1/types.proto\x12\x07\x63hat.v1\"c\n\x07Passage\x12\x14\n\x05title\x18\x01 \x01(\tR\x05title\x12\x14\n\x05score\x18\x02 \x01(\x02R\x05score\x12\x18\n\x07snippet\x18\x03 \x01(\tR\x07snippet\x12\x12\n\x04tags\x18\x04 \x03(\tR\x04tags\"\xc7\x01\n\x05Usage\x12#\n\rprompt_tokens\x18\x01 \x01(\x05R\x0cpromptTokens\x12+\n\x11\x63ompletion_tokens\x18\x02 \x01(\x05R\x10\x63ompletionTokens\x12!\n\x0ctotal_tokens\x18\x03 \x01(\x05R\x0btotalTokens\x12\x1e\n\x08\x63ost_usd\x18\x04 \x01(\x01H\x00R\x07\x63ostUsd\x88\x01\x01\x12\x1c\n\testimated\x18\x05 \x01(\x08R\testimatedB\x0b\n\t_cost_usd*\x81\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12 \n\x1c\x46INISH_REASON_CONTENT_FILTER\x10\x03*~\n\tComponent\x12\x19\n\x15\x43OMPONENT_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43OMPONENT_RETRIEVAL\x10\x01\x12\x11\n\rCOMPONENT_LLM\x10\x02\x12\x15\n\x11\x43OMPONENT_STORAGE\x10\x03\x12\x13\n\x0f\x43OMPONENT_CACHE\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,7 +35,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FINISHREASON']._serialized_start=336
   _globals['_FINISHREASON']._serialized_end=465
   _globals['_COMPONENT']._serialized_start=467
-  _globals['_COMPONENT']._serialized_end=572
+  _globals['_COMPONENT']._serialized_end=593
   _globals['_PASSAGE']._serialized_start=32
   _globals['_PASSAGE']._serialized_end=131
   _globals['_USAGE']._serialized_start=134

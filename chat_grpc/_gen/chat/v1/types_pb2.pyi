@@ -62,6 +62,10 @@ class _ComponentEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Component.V
     """COMPONENT_LLM is the chain of model providers."""
     COMPONENT_STORAGE: _Component.ValueType  # 3
     """COMPONENT_STORAGE is the database that keeps the history."""
+    COMPONENT_CACHE: _Component.ValueType  # 4
+    """COMPONENT_CACHE is what several servers share: answers, sessions and
+    limits. A server that shares with nobody does not list it.
+    """
 
 class Component(_Component, metaclass=_ComponentEnumTypeWrapper):
     """Component is a part of the service that may be missing."""
@@ -74,6 +78,10 @@ COMPONENT_LLM: Component.ValueType  # 2
 """COMPONENT_LLM is the chain of model providers."""
 COMPONENT_STORAGE: Component.ValueType  # 3
 """COMPONENT_STORAGE is the database that keeps the history."""
+COMPONENT_CACHE: Component.ValueType  # 4
+"""COMPONENT_CACHE is what several servers share: answers, sessions and
+limits. A server that shares with nobody does not list it.
+"""
 Global___Component: _TypeAlias = Component  # noqa: Y015
 
 @_typing.final

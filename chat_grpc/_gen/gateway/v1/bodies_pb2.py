@@ -26,11 +26,12 @@ _sym_db = _symbol_database.Default()
 from chat_grpc._gen.chat.v1 import chat_pb2 as chat_dot_v1_dot_chat__pb2
 from chat_grpc._gen.chat.v1 import types_pb2 as chat_dot_v1_dot_types__pb2
 from chat_grpc._gen.gateway.v1 import rest_pb2 as gateway_dot_v1_dot_rest__pb2
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17gateway/v1/bodies.proto\x12\ngateway.v1\x1a\x12\x63hat/v1/chat.proto\x1a\x13\x63hat/v1/types.proto\x1a\x15gateway/v1/rest.proto\x1a\x19google/protobuf/any.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xba\x02\n\x05\x45rror\x12\x36\n\x06\x64\x65tail\x18\x01 \x01(\tB\x1e\x8a\xce\x18\x1a\"there is no such session\"R\x06\x64\x65tail\x12\x38\n\x07message\x18\x02 \x01(\tB\x1e\x8a\xce\x18\x1a\"there is no such session\"R\x07message\x12-\n\x05\x65rror\x18\x03 \x01(\tB\x17\x8a\xce\x18\x13\"SESSION_NOT_FOUND\"R\x05\x65rror\x12\x19\n\x04\x63ode\x18\x04 \x01(\x05\x42\x05\x8a\xce\x18\x01\x35R\x04\x63ode\x12\x45\n\nrequest_id\x18\x05 \x01(\tB&\x8a\xce\x18\"\"0c4f9d2e7b1a4c1c9f1e6a3d5b7c8e90\"R\trequestId\x12.\n\x07\x64\x65tails\x18\x06 \x03(\x0b\x32\x14.google.protobuf.AnyR\x07\x64\x65tails\"\xe2\x05\n\nChatAnswer\x12\"\n\x02id\x18\x01 \x01(\tB\x12\x8a\xce\x18\x0e\"msg_1f0c7a52\"R\x02id\x12I\n\nsession_id\x18\x02 \x01(\tB*\x8a\xce\x18&\"7f8f6e54-9d7c-4a3d-9f55-0c1f4f3f6a10\"R\tsessionId\x12\x38\n\x07message\x18\x03 \x01(\tB\x1e\x8a\xce\x18\x1a\"They are kept in SQLite.\"R\x07message\x12\x38\n\x07\x63ontent\x18\x04 \x01(\tB\x1e\x8a\xce\x18\x1a\"They are kept in SQLite.\"R\x07\x63ontent\x12-\n\x05model\x18\x05 \x01(\tB\x17\x8a\xce\x18\x13\"extractive/quotes\"R\x05model\x12\x16\n\x06\x63\x61\x63hed\x18\x06 \x01(\x08R\x06\x63\x61\x63hed\x12\x30\n\x10\x63hunks_retrieved\x18\x07 \x01(\x05\x42\x05\x8a\xce\x18\x01\x33R\x0f\x63hunksRetrieved\x12\'\n\x0btokens_used\x18\x08 \x01(\x05\x42\x06\x8a\xce\x18\x02\x35\x37R\ntokensUsed\x12T\n\ttimestamp\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x1a\x8a\xce\x18\x16\"2024-01-15T10:30:00Z\"R\ttimestamp\x12/\n\rfinish_reason\x18\n \x01(\tB\n\x8a\xce\x18\x06\"stop\"R\x0c\x66inishReason\x12\x1a\n\x08\x64\x65graded\x18\x0b \x03(\tR\x08\x64\x65graded\x12$\n\x05usage\x18\x0c \x01(\x0b\x32\x0e.chat.v1.UsageR\x05usage\x12\x85\x01\n\x13suggested_questions\x18\r \x03(\x0b\x32\x1a.chat.v1.SuggestedQuestionB8\x8a\xce\x18\x34[{\"question\": \"What is it?\", \"category\": \"general\"}]R\x12suggestedQuestions\"\x97\x02\n\tChatEvent\x12:\n\tretrieval\x18\x01 \x01(\x0b\x32\x1a.gateway.v1.RetrievalEventH\x00R\tretrieval\x12.\n\x05token\x18\x02 \x01(\x0b\x32\x16.gateway.v1.TokenEventH\x00R\x05token\x12.\n\x05stats\x18\x03 \x01(\x0b\x32\x16.gateway.v1.StatsEventH\x00R\x05stats\x12+\n\x04\x64one\x18\x04 \x01(\x0b\x32\x15.gateway.v1.DoneEventH\x00R\x04\x64one\x12.\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x16.gateway.v1.ErrorEventH\x00R\x05\x65rror:\x08\x8a\xce\x18\x04typeB\x07\n\x05\x65vent\"\xbb\x02\n\x0eRetrievalEvent\x12\x1d\n\x06\x63hunks\x18\x01 \x01(\x05\x42\x05\x8a\xce\x18\x01\x31R\x06\x63hunks\x12\"\n\x02id\x18\x02 \x01(\tB\x12\x8a\xce\x18\x0e\"msg_1f0c7a52\"R\x02id\x12I\n\nsession_id\x18\x03 \x01(\tB*\x8a\xce\x18&\"7f8f6e54-9d7c-4a3d-9f55-0c1f4f3f6a10\"R\tsessionId\x12\x9a\x01\n\x08passages\x18\x04 \x03(\x0b\x32\x10.chat.v1.PassageBl\x8a\xce\x18h[{\"title\": \"Storage\", \"score\": 0.75, \"snippet\": \"SQLite keeps messages in one file.\", \"tags\": [\"docs\"]}]R\x08passages\"2\n\nTokenEvent\x12$\n\x07\x63ontent\x18\x01 \x01(\tB\n\x8a\xce\x18\x06\"They\"R\x07\x63ontent\"\xd9\x02\n\nStatsEvent\x12\x1d\n\x06\x63hunks\x18\x01 \x01(\x05\x42\x05\x8a\xce\x18\x01\x31R\x06\x63hunks\x12\'\n\x0btokens_used\x18\x02 \x01(\x05\x42\x06\x8a\xce\x18\x02\x35\x37R\ntokensUsed\x12\x31\n\x0f\x65lapsed_seconds\x18\x03 \x01(\x01\x42\x08\x8a\xce\x18\x04\x30.42R\x0e\x65lapsedSeconds\x12\"\n\x02id\x18\x04 \x01(\tB\x12\x8a\xce\x18\x0e\"msg_1f0c7a52\"R\x02id\x12I\n\nsession_id\x18\x05 \x01(\tB*\x8a\xce\x18&\"7f8f6e54-9d7c-4a3d-9f55-0c1f4f3f6a10\"R\tsessionId\x12-\n\x05model\x18\x06 \x01(\tB\x17\x8a\xce\x18\x13\"extractive/quotes\"R\x05model\x12\x16\n\x06\x63\x61\x63hed\x18\x07 \x01(\x08R\x06\x63\x61\x63hed\x12\x1a\n\x08\x64\x65graded\x18\x08 \x03(\tR\x08\x64\x65graded\"\xc4\x01\n\tDoneEvent\x12/\n\rfinish_reason\x18\x01 \x01(\tB\n\x8a\xce\x18\x06\"stop\"R\x0c\x66inishReason\x12\x85\x01\n\x13suggested_questions\x18\x02 \x03(\x0b\x32\x1a.chat.v1.SuggestedQuestionB8\x8a\xce\x18\x34[{\"question\": \"What is it?\", \"category\": \"general\"}]R\x12suggestedQuestions\"\xef\x01\n\nErrorEvent\x12\x34\n\x05\x65rror\x18\x01 \x01(\tB\x1e\x8a\xce\x18\x1a\"the answer was cut short\"R\x05\x65rror\x12\'\n\x06reason\x18\x02 \x01(\tB\x0f\x8a\xce\x18\x0b\"MODEL_CUT\"R\x06reason\x12\x45\n\nrequest_id\x18\x03 \x01(\tB&\x8a\xce\x18\"\"0c4f9d2e7b1a4c1c9f1e6a3d5b7c8e90\"R\trequestId\x12+\n\x0bretry_after\x18\x04 \x01(\x01\x42\x05\x8a\xce\x18\x01\x32H\x00R\nretryAfter\x88\x01\x01\x42\x0e\n\x0c_retry_after\"\x9b\x01\n\x05Index\x12#\n\x04name\x18\x01 \x01(\tB\x0f\x8a\xce\x18\x0b\"chat-grpc\"R\x04name\x12%\n\x07version\x18\x02 \x01(\tB\x0b\x8a\xce\x18\x07\"0.1.0\"R\x07version\x12%\n\x06status\x18\x03 \x01(\tB\r\x8a\xce\x18\t\"healthy\"R\x06status\x12\x1f\n\x04\x64ocs\x18\x04 \x01(\tB\x0b\x8a\xce\x18\x07\"/docs\"R\x04\x64ocsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17gateway/v1/bodies.proto\x12\ngateway.v1\x1a\x12\x63hat/v1/chat.proto\x1a\x13\x63hat/v1/types.proto\x1a\x15gateway/v1/rest.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/protobuf/any.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xba\x02\n\x05\x45rror\x12\x36\n\x06\x64\x65tail\x18\x01 \x01(\tB\x1e\x8a\xce\x18\x1a\"there is no such session\"R\x06\x64\x65tail\x12\x38\n\x07message\x18\x02 \x01(\tB\x1e\x8a\xce\x18\x1a\"there is no such session\"R\x07message\x12-\n\x05\x65rror\x18\x03 \x01(\tB\x17\x8a\xce\x18\x13\"SESSION_NOT_FOUND\"R\x05\x65rror\x12\x19\n\x04\x63ode\x18\x04 \x01(\x05\x42\x05\x8a\xce\x18\x01\x35R\x04\x63ode\x12\x45\n\nrequest_id\x18\x05 \x01(\tB&\x8a\xce\x18\"\"0c4f9d2e7b1a4c1c9f1e6a3d5b7c8e90\"R\trequestId\x12.\n\x07\x64\x65tails\x18\x06 \x03(\x0b\x32\x14.google.protobuf.AnyR\x07\x64\x65tails\"\xe6\x05\n\nChatAnswer\x12\"\n\x02id\x18\x01 \x01(\tB\x12\x8a\xce\x18\x0e\"msg_1f0c7a52\"R\x02id\x12I\n\nsession_id\x18\x02 \x01(\tB*\x8a\xce\x18&\"7f8f6e54-9d7c-4a3d-9f55-0c1f4f3f6a10\"R\tsessionId\x12\x38\n\x07message\x18\x03 \x01(\tB\x1e\x8a\xce\x18\x1a\"They are kept in SQLite.\"R\x07message\x12\x38\n\x07\x63ontent\x18\x04 \x01(\tB\x1e\x8a\xce\x18\x1a\"They are kept in SQLite.\"R\x07\x63ontent\x12-\n\x05model\x18\x05 \x01(\tB\x17\x8a\xce\x18\x13\"extractive/quotes\"R\x05model\x12\x16\n\x06\x63\x61\x63hed\x18\x06 \x01(\x08R\x06\x63\x61\x63hed\x12\x30\n\x10\x63hunks_retrieved\x18\x07 \x01(\x05\x42\x05\x8a\xce\x18\x01\x33R\x0f\x63hunksRetrieved\x12\'\n\x0btokens_used\x18\x08 \x01(\x05\x42\x06\x8a\xce\x18\x02\x35\x37R\ntokensUsed\x12T\n\ttimestamp\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x1a\x8a\xce\x18\x16\"2024-01-15T10:30:00Z\"R\ttimestamp\x12/\n\rfinish_reason\x18\n \x01(\tB\n\x8a\xce\x18\x06\"stop\"R\x0c\x66inishReason\x12\x1a\n\x08\x64\x65graded\x18\x0b \x03(\tR\x08\x64\x65graded\x12$\n\x05usage\x18\x0c \x01(\x0b\x32\x0e.chat.v1.UsageR\x05usage\x12\x89\x01\n\x13suggested_questions\x18\r \x03(\x0b\x32\x1a.chat.v1.SuggestedQuestionB<\xe2\x41\x01\x01\x8a\xce\x18\x34[{\"question\": \"What is it?\", \"category\": \"general\"}]R\x12suggestedQuestions\"\x97\x02\n\tChatEvent\x12:\n\tretrieval\x18\x01 \x01(\x0b\x32\x1a.gateway.v1.RetrievalEventH\x00R\tretrieval\x12.\n\x05token\x18\x02 \x01(\x0b\x32\x16.gateway.v1.TokenEventH\x00R\x05token\x12.\n\x05stats\x18\x03 \x01(\x0b\x32\x16.gateway.v1.StatsEventH\x00R\x05stats\x12+\n\x04\x64one\x18\x04 \x01(\x0b\x32\x15.gateway.v1.DoneEventH\x00R\x04\x64one\x12.\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x16.gateway.v1.ErrorEventH\x00R\x05\x65rror:\x08\x8a\xce\x18\x04typeB\x07\n\x05\x65vent\"\xbb\x02\n\x0eRetrievalEvent\x12\x1d\n\x06\x63hunks\x18\x01 \x01(\x05\x42\x05\x8a\xce\x18\x01\x31R\x06\x63hunks\x12\"\n\x02id\x18\x02 \x01(\tB\x12\x8a\xce\x18\x0e\"msg_1f0c7a52\"R\x02id\x12I\n\nsession_id\x18\x03 \x01(\tB*\x8a\xce\x18&\"7f8f6e54-9d7c-4a3d-9f55-0c1f4f3f6a10\"R\tsessionId\x12\x9a\x01\n\x08passages\x18\x04 \x03(\x0b\x32\x10.chat.v1.PassageBl\x8a\xce\x18h[{\"title\": \"Storage\", \"score\": 0.75, \"snippet\": \"SQLite keeps messages in one file.\", \"tags\": [\"docs\"]}]R\x08passages\"2\n\nTokenEvent\x12$\n\x07\x63ontent\x18\x01 \x01(\tB\n\x8a\xce\x18\x06\"They\"R\x07\x63ontent\"\xd9\x02\n\nStatsEvent\x12\x1d\n\x06\x63hunks\x18\x01 \x01(\x05\x42\x05\x8a\xce\x18\x01\x31R\x06\x63hunks\x12\'\n\x0btokens_used\x18\x02 \x01(\x05\x42\x06\x8a\xce\x18\x02\x35\x37R\ntokensUsed\x12\x31\n\x0f\x65lapsed_seconds\x18\x03 \x01(\x01\x42\x08\x8a\xce\x18\x04\x30.42R\x0e\x65lapsedSeconds\x12\"\n\x02id\x18\x04 \x01(\tB\x12\x8a\xce\x18\x0e\"msg_1f0c7a52\"R\x02id\x12I\n\nsession_id\x18\x05 \x01(\tB*\x8a\xce\x18&\"7f8f6e54-9d7c-4a3d-9f55-0c1f4f3f6a10\"R\tsessionId\x12-\n\x05model\x18\x06 \x01(\tB\x17\x8a\xce\x18\x13\"extractive/quotes\"R\x05model\x12\x16\n\x06\x63\x61\x63hed\x18\x07 \x01(\x08R\x06\x63\x61\x63hed\x12\x1a\n\x08\x64\x65graded\x18\x08 \x03(\tR\x08\x64\x65graded\"\xc8\x01\n\tDoneEvent\x12/\n\rfinish_reason\x18\x01 \x01(\tB\n\x8a\xce\x18\x06\"stop\"R\x0c\x66inishReason\x12\x89\x01\n\x13suggested_questions\x18\x02 \x03(\x0b\x32\x1a.chat.v1.SuggestedQuestionB<\xe2\x41\x01\x01\x8a\xce\x18\x34[{\"question\": \"What is it?\", \"category\": \"general\"}]R\x12suggestedQuestions\"\xef\x01\n\nErrorEvent\x12\x34\n\x05\x65rror\x18\x01 \x01(\tB\x1e\x8a\xce\x18\x1a\"the answer was cut short\"R\x05\x65rror\x12\'\n\x06reason\x18\x02 \x01(\tB\x0f\x8a\xce\x18\x0b\"MODEL_CUT\"R\x06reason\x12\x45\n\nrequest_id\x18\x03 \x01(\tB&\x8a\xce\x18\"\"0c4f9d2e7b1a4c1c9f1e6a3d5b7c8e90\"R\trequestId\x12+\n\x0bretry_after\x18\x04 \x01(\x01\x42\x05\x8a\xce\x18\x01\x32H\x00R\nretryAfter\x88\x01\x01\x42\x0e\n\x0c_retry_after\"\x9b\x01\n\x05Index\x12#\n\x04name\x18\x01 \x01(\tB\x0f\x8a\xce\x18\x0b\"chat-grpc\"R\x04name\x12%\n\x07version\x18\x02 \x01(\tB\x0b\x8a\xce\x18\x07\"0.1.0\"R\x07version\x12%\n\x06status\x18\x03 \x01(\tB\r\x8a\xce\x18\t\"healthy\"R\x06status\x12\x1f\n\x04\x64ocs\x18\x04 \x01(\tB\x0b\x8a\xce\x18\x07\"/docs\"R\x04\x64ocsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -66,7 +67,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHATANSWER'].fields_by_name['finish_reason']._loaded_options = None
   _globals['_CHATANSWER'].fields_by_name['finish_reason']._serialized_options = b'\212\316\030\006\"stop\"'
   _globals['_CHATANSWER'].fields_by_name['suggested_questions']._loaded_options = None
-  _globals['_CHATANSWER'].fields_by_name['suggested_questions']._serialized_options = b'\212\316\0304[{\"question\": \"What is it?\", \"category\": \"general\"}]'
+  _globals['_CHATANSWER'].fields_by_name['suggested_questions']._serialized_options = b'\342A\001\001\212\316\0304[{\"question\": \"What is it?\", \"category\": \"general\"}]'
   _globals['_CHATEVENT']._loaded_options = None
   _globals['_CHATEVENT']._serialized_options = b'\212\316\030\004type'
   _globals['_RETRIEVALEVENT'].fields_by_name['chunks']._loaded_options = None
@@ -94,7 +95,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DONEEVENT'].fields_by_name['finish_reason']._loaded_options = None
   _globals['_DONEEVENT'].fields_by_name['finish_reason']._serialized_options = b'\212\316\030\006\"stop\"'
   _globals['_DONEEVENT'].fields_by_name['suggested_questions']._loaded_options = None
-  _globals['_DONEEVENT'].fields_by_name['suggested_questions']._serialized_options = b'\212\316\0304[{\"question\": \"What is it?\", \"category\": \"general\"}]'
+  _globals['_DONEEVENT'].fields_by_name['suggested_questions']._serialized_options = b'\342A\001\001\212\316\0304[{\"question\": \"What is it?\", \"category\": \"general\"}]'
   _globals['_ERROREVENT'].fields_by_name['error']._loaded_options = None
   _globals['_ERROREVENT'].fields_by_name['error']._serialized_options = b'\212\316\030\032\"the answer was cut short\"'
   _globals['_ERROREVENT'].fields_by_name['reason']._loaded_options = None
@@ -111,22 +112,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INDEX'].fields_by_name['status']._serialized_options = b'\212\316\030\t\"healthy\"'
   _globals['_INDEX'].fields_by_name['docs']._loaded_options = None
   _globals['_INDEX'].fields_by_name['docs']._serialized_options = b'\212\316\030\007\"/docs\"'
-  _globals['_ERROR']._serialized_start=164
-  _globals['_ERROR']._serialized_end=478
-  _globals['_CHATANSWER']._serialized_start=481
-  _globals['_CHATANSWER']._serialized_end=1219
-  _globals['_CHATEVENT']._serialized_start=1222
-  _globals['_CHATEVENT']._serialized_end=1501
-  _globals['_RETRIEVALEVENT']._serialized_start=1504
-  _globals['_RETRIEVALEVENT']._serialized_end=1819
-  _globals['_TOKENEVENT']._serialized_start=1821
-  _globals['_TOKENEVENT']._serialized_end=1871
-  _globals['_STATSEVENT']._serialized_start=1874
-  _globals['_STATSEVENT']._serialized_end=2219
-  _globals['_DONEEVENT']._serialized_start=2222
-  _globals['_DONEEVENT']._serialized_end=2418
-  _globals['_ERROREVENT']._serialized_start=2421
-  _globals['_ERROREVENT']._serialized_end=2660
-  _globals['_INDEX']._serialized_start=2663
-  _globals['_INDEX']._serialized_end=2818
+  _globals['_ERROR']._serialized_start=197
+  _globals['_ERROR']._serialized_end=511
+  _globals['_CHATANSWER']._serialized_start=514
+  _globals['_CHATANSWER']._serialized_end=1256
+  _globals['_CHATEVENT']._serialized_start=1259
+  _globals['_CHATEVENT']._serialized_end=1538
+  _globals['_RETRIEVALEVENT']._serialized_start=1541
+  _globals['_RETRIEVALEVENT']._serialized_end=1856
+  _globals['_TOKENEVENT']._serialized_start=1858
+  _globals['_TOKENEVENT']._serialized_end=1908
+  _globals['_STATSEVENT']._serialized_start=1911
+  _globals['_STATSEVENT']._serialized_end=2256
+  _globals['_DONEEVENT']._serialized_start=2259
+  _globals['_DONEEVENT']._serialized_end=2459
+  _globals['_ERROREVENT']._serialized_start=2462
+  _globals['_ERROREVENT']._serialized_end=2701
+  _globals['_INDEX']._serialized_start=2704
+  _globals['_INDEX']._serialized_end=2859
 # @@protoc_insertion_point(module_scope)

@@ -119,7 +119,7 @@ class ChatAnswer(_message.Message):
 
     @_builtins.property
     def degraded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """degraded lists the parts that were missing: retrieval, llm, storage."""
+        """degraded lists the parts that were missing: retrieval, llm, storage, cache."""
 
     @_builtins.property
     def usage(self) -> _types_pb2.Usage:
@@ -297,7 +297,7 @@ class StatsEvent(_message.Message):
     """cached tells that the answer was written for an earlier, equal request."""
     @_builtins.property
     def degraded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """degraded lists the parts that were missing: retrieval, llm, storage."""
+        """degraded lists the parts that were missing: retrieval, llm, storage, cache."""
 
     def __init__(
         self,

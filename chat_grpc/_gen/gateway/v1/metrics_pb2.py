@@ -28,7 +28,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18gateway/v1/metrics.proto\x12\ngateway.v1\x1a\x15gateway/v1/rest.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\"\x13\n\x11GetMetricsRequest2\x88\x02\n\x0eMetricsService\x12\xf5\x01\n\nGetMetrics\x12\x1d.gateway.v1.GetMetricsRequest\x1a\x14.google.api.HttpBody\"\xb1\x01\x8a\xce\x18\x9c\x01\x1a\x99\x01\x12\ntext/plain*\x0cThe metrics.2}# HELP chat_grpc_streams_open Messages that are being answered.\n# TYPE chat_grpc_streams_open gauge\nchat_grpc_streams_open 0\n\x82\xd3\xe4\x93\x02\n\x12\x08/metricsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18gateway/v1/metrics.proto\x12\ngateway.v1\x1a\x15gateway/v1/rest.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\"\x13\n\x11GetMetricsRequest2\x8c\x02\n\x0eMetricsService\x12\xf9\x01\n\nGetMetrics\x12\x1d.gateway.v1.GetMetricsRequest\x1a\x14.google.api.HttpBody\"\xb5\x01\x8a\xce\x18\xa0\x01\x1a\x99\x01\x12\ntext/plain*\x0cThe metrics.2}# HELP chat_grpc_streams_open Messages that are being answered.\n# TYPE chat_grpc_streams_open gauge\nchat_grpc_streams_open 0\n\"\x02\x93\x03\x82\xd3\xe4\x93\x02\n\x12\x08/metricsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,9 +36,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gateway.v1.metrics_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_METRICSSERVICE'].methods_by_name['GetMetrics']._loaded_options = None
-  _globals['_METRICSSERVICE'].methods_by_name['GetMetrics']._serialized_options = b'\212\316\030\234\001\032\231\001\022\ntext/plain*\014The metrics.2}# HELP chat_grpc_streams_open Messages that are being answered.\n# TYPE chat_grpc_streams_open gauge\nchat_grpc_streams_open 0\n\202\323\344\223\002\n\022\010/metrics'
+  _globals['_METRICSSERVICE'].methods_by_name['GetMetrics']._serialized_options = b'\212\316\030\240\001\032\231\001\022\ntext/plain*\014The metrics.2}# HELP chat_grpc_streams_open Messages that are being answered.\n# TYPE chat_grpc_streams_open gauge\nchat_grpc_streams_open 0\n\"\002\223\003\202\323\344\223\002\n\022\010/metrics'
   _globals['_GETMETRICSREQUEST']._serialized_start=120
   _globals['_GETMETRICSREQUEST']._serialized_end=139
   _globals['_METRICSSERVICE']._serialized_start=142
-  _globals['_METRICSSERVICE']._serialized_end=406
+  _globals['_METRICSSERVICE']._serialized_end=410
 # @@protoc_insertion_point(module_scope)

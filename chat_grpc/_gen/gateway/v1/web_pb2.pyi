@@ -171,7 +171,7 @@ class SessionMessage(_message.Message):
 
     @_builtins.property
     def degraded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """degraded lists the parts that were missing: retrieval, llm, storage."""
+        """degraded lists the parts that were missing: retrieval, llm, storage, cache."""
 
     @_builtins.property
     def passages(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Passage]:

@@ -66,6 +66,12 @@ class Component(betterproto2.Enum):
     COMPONENT_STORAGE is the database that keeps the history.
     """
 
+    CACHE = 4
+    """
+    COMPONENT_CACHE is what several servers share: answers, sessions and
+    limits. A server that shares with nobody does not list it.
+    """
+
     @classmethod
     def betterproto_value_to_renamed_proto_names(cls) -> dict[int, str]:
         return {
@@ -73,6 +79,7 @@ class Component(betterproto2.Enum):
             1: "COMPONENT_RETRIEVAL",
             2: "COMPONENT_LLM",
             3: "COMPONENT_STORAGE",
+            4: "COMPONENT_CACHE",
         }
 
     @classmethod
@@ -82,6 +89,7 @@ class Component(betterproto2.Enum):
             "COMPONENT_RETRIEVAL": 1,
             "COMPONENT_LLM": 2,
             "COMPONENT_STORAGE": 3,
+            "COMPONENT_CACHE": 4,
         }
 
 
