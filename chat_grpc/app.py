@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,7 +14,7 @@ import grpc
 import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from chat_grpc import __version__, ports
+from chat_grpc import __version__
 from chat_grpc._gen.chat.v1 import chat_pb2_grpc, history_pb2_grpc
 from chat_grpc._gen.chat.v1 import health_pb2_grpc as chat_health_pb2_grpc
 from chat_grpc._gen.gateway.v1 import docs_pb2_grpc, gateway_pb2_grpc, metrics_pb2_grpc, openai_pb2_grpc, web_pb2_grpc
@@ -65,6 +64,7 @@ from gateway.web import WebServicer
 
 if TYPE_CHECKING:
     from chat_grpc.conversation.guardrails.guard import Guardrails
+    from chat_grpc.workers import Place
 
 log = logs.get(__name__)
 
@@ -111,6 +111,7 @@ class Parts:
     reporter: HealthReporter
     models: Models
     metrics: Metrics
+    metrics_servicer: MetricsServicer
     tracer: Tracer
     authenticator: authenticator.Authenticator | None
     tls: ServerTLS | None
@@ -193,6 +194,7 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
             HealthReporter(retriever=retriever, models=models, storage=storage, sessions=sessions, shared=shared),
             models,
             metrics,
+            MetricsServicer(metrics),
             tracer,
             callers,
             tls,
@@ -286,7 +288,7 @@ def bind(
     openai_pb2_grpc.add_OpenAIServiceServicer_to_server(
         OpenAIServicer(parts.conversation, parts.models, trusted), server
     )
-    metrics_pb2_grpc.add_MetricsServiceServicer_to_server(MetricsServicer(parts.metrics), server)
+    metrics_pb2_grpc.add_MetricsServiceServicer_to_server(parts.metrics_servicer, server)
     web_pb2_grpc.add_WebServiceServicer_to_server(WebServicer(parts.history, parts.reporter), server)
     docs_pb2_grpc.add_DocsServiceServicer_to_server(DocsServicer(), server)
     health_servicer = health.aio.HealthServicer()
@@ -300,12 +302,12 @@ def bind(
     return server, health_servicer, server.add_secure_port(address, parts.tls.credentials)
 
 
-async def serve(settings: Settings, *, ready_pipe: int | None = None) -> int:
+async def serve(settings: Settings, place: Place | None = None) -> int:
     """Serve until a signal; return the exit code.
 
     Args:
         settings: those of this process.
-        ready_pipe: the end of a pipe that is written to once calls are answered; given to workers, who share a port.
+        place: this process's among the workers that share a port, None if it has the port for itself.
 
     Raises:
         ChatError: a part can't be opened.
@@ -314,16 +316,16 @@ async def serve(settings: Settings, *, ready_pipe: int | None = None) -> int:
     address = f"{settings.grpc_host}:{settings.grpc_port}"
     in_flight = InFlight()
     async with build(settings) as parts:
-        server, health_servicer, port = bind(parts, address, in_flight, share_port=ready_pipe is not None)
+        server, health_servicer, port = bind(parts, address, in_flight, share_port=place is not None)
         tasks = [asyncio.ensure_future(_watch_readiness(parts.reporter, health_servicer))]
 
         def ready() -> None:
             log.info("serving", address=f"{settings.grpc_host}:{port}", version=__version__, model=parts.reporter.model)
-            if ready_pipe is not None:
-                os.write(ready_pipe, b".")
-                os.close(ready_pipe)
+            if place is not None:
+                place.say_ready()
             tasks.append(asyncio.ensure_future(_warm_up(parts)))
 
+        siblings = await parts.metrics_servicer.join(place.folder, place.number) if place is not None else None
         try:
             return await serve_until_signalled(
                 server,
@@ -336,23 +338,27 @@ async def serve(settings: Settings, *, ready_pipe: int | None = None) -> int:
         finally:
             for task in tasks:
                 task.cancel()
+            if siblings is not None:
+                await siblings.close()
 
 
-def run(settings: Settings, *, ready_pipe: int | None = None) -> int:
+def run(settings: Settings, place: Place | None = None) -> int:
     """Serve in this process until a signal; return the exit code, 2 if the settings would open it to strangers.
 
     Args:
         settings: those of this process.
-        ready_pipe: see ``serve``.
+        place: see ``serve``.
     """
     if why := exposure.refusal(settings, setting="grpc_host"):
         sys.stderr.write(f"chat-grpc: {why}\n")
         return 2
     try:
-        return uvloop.run(serve(settings, ready_pipe=ready_pipe))
+        return uvloop.run(serve(settings, place))
     except ChatError as error:
         sys.stderr.write(f"chat-grpc: {error.message}\n")
     except RuntimeError:
+        from chat_grpc import ports
+
         sys.stderr.write(f"chat-grpc: {ports.cannot_listen(settings.grpc_host, settings.grpc_port)}\n")
     return 1
 

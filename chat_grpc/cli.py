@@ -88,8 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--workers", type=_positive, metavar="N", help="how many processes share the port (default: CHAT_WORKERS)"
     )
-    # What workers.py starts its processes with, and nobody else: which worker this is, and where to say that it serves.
-    serve.add_argument("--worker", type=int, nargs=2, default=None, help=argparse.SUPPRESS)
+    serve.add_argument("--worker", nargs=3, default=None, help=argparse.SUPPRESS)  # for workers.py's processes
     add("memvid", _memvid, "serve the memory (CHAT_MEMVID_FILE) as memvid.v1")
     add("envoy", _envoy, "run Envoy in front of the chat server")
 
@@ -156,11 +155,13 @@ def _connection(options: argparse.Namespace, settings: Settings) -> Connection:
 
 def _serve(options: argparse.Namespace, settings: Settings) -> int:
     if options.worker is not None:
-        number, ready = options.worker
-        _configure_logs(settings, worker=number)
+        from chat_grpc.workers import Place
+
+        place = Place.parse(options.worker)
+        _configure_logs(settings, worker=place.number)
         from chat_grpc import app
 
-        return app.run(settings, ready_pipe=ready)
+        return app.run(settings, place)
     _configure_logs(settings)
     if (count := options.workers or settings.workers) > 1:
         from chat_grpc import workers

@@ -14,6 +14,9 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from chat_grpc import ports
 from chat_grpc.auth import exposure
@@ -53,17 +56,46 @@ def run(settings: Settings, count: int) -> int:
     except OSError:
         sys.stderr.write(f"chat-grpc: {ports.cannot_listen(settings.grpc_host, settings.grpc_port)}\n")
         return 1
-    with held:
-        return asyncio.run(Workers(settings, count).run())
+    with held, TemporaryDirectory(prefix="chat-grpc-") as folder:
+        return asyncio.run(Workers(settings, count, Path(folder)).run())
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a worker is told when it is started.
+
+    Its number, from 1; the end of a pipe that it writes to once it serves; the
+    folder in which the workers meet.
+    """
+
+    number: int
+    ready_pipe: int
+    folder: Path
+
+    @property
+    def arguments(self) -> Sequence[str]:
+        """What stands for it on a command line."""
+        return str(self.number), str(self.ready_pipe), str(self.folder)
+
+    @classmethod
+    def parse(cls, arguments: Sequence[str]) -> Place:
+        """Read what ``arguments`` wrote."""
+        number, ready_pipe, folder = arguments
+        return cls(int(number), int(ready_pipe), Path(folder))
+
+    def say_ready(self) -> None:
+        """Say that this worker serves; once."""
+        os.write(self.ready_pipe, b".")
+        os.close(self.ready_pipe)
 
 
 class Workers:
     """All workers, from the start of the first to the end of the last."""
 
-    def __init__(self, settings: Settings, count: int) -> None:
+    def __init__(self, settings: Settings, count: int, folder: Path) -> None:
         # A worker reads its settings by itself, and is to know how many it is one of.
         environment = {**os.environ, "CHAT_WORKERS": str(count), lifeline.VARIABLE: str(os.getpid())}
-        self._workers = [_Worker(number, environment) for number in range(1, count + 1)]
+        self._workers = [_Worker(number, folder, environment) for number in range(1, count + 1)]
         self._settings = settings
         self._received: list[signal.Signals] = []
         self._signalled = asyncio.Event()
@@ -140,8 +172,9 @@ class Workers:
 class _Worker:
     """One worker: the process that it is now, and the next one when that dies."""
 
-    def __init__(self, number: int, environment: dict[str, str]) -> None:
+    def __init__(self, number: int, folder: Path, environment: dict[str, str]) -> None:
         self.number = number
+        self._folder = folder
         self.fate = ""
         self._environment = environment
         self._process: asyncio.subprocess.Process | None = None
@@ -175,7 +208,8 @@ class _Worker:
         self._served = False
         try:
             self._process = await asyncio.create_subprocess_exec(
-                *command(self.number, writing),
+                *(sys.executable, "-m", "chat_grpc", "serve", "--worker"),
+                *Place(self.number, writing, self._folder).arguments,
                 env=self._environment,
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=(writing,),
@@ -225,11 +259,6 @@ class _Worker:
         if self._process is not None:
             with suppress(ProcessLookupError):
                 self._process.send_signal(number)
-
-
-def command(number: int, ready_pipe: int) -> Sequence[str]:
-    """Return what a worker is started with."""
-    return (sys.executable, "-m", "chat_grpc", "serve", "--worker", str(number), str(ready_pipe))
 
 
 def fate(code: int) -> str:

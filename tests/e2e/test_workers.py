@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import pytest
 
 from chat_grpc._gen.chat.v1 import chat_pb2, chat_pb2_grpc, history_pb2, history_pb2_grpc
 from tests.support.memvid import Memvid
+from tests.support.metrics import Scrape, scrape
 from tests.support.process import Process, chat_grpc, free_port
 from tests.support.service import text_of
 from tests.support.upstream import Exchange, Upstream, saying
@@ -40,7 +41,7 @@ class Running:
     def workers(self) -> list[psutil.Process]:
         """Return its workers, by their numbers."""
         children = psutil.Process(self.process.inner.pid).children()
-        return sorted(children, key=lambda child: child.cmdline()[-2])
+        return sorted(children, key=lambda child: child.cmdline()[-3])
 
     def lines(self, event: str) -> list[dict[str, Any]]:
         """Return what was logged of an event."""
@@ -149,6 +150,34 @@ async def test_workers_share_the_port_and_all_answer(tmp_path: Path, model: Upst
         chats = [line for line in running.lines("call") if line["method"] == "chat.v1.ChatService/Chat"]
         assert len(chats) == CONNECTIONS
         assert {line["worker"] for line in chats} == {1, 2, 3}
+
+
+async def test_any_worker_tells_the_metrics_of_all(tmp_path: Path, model: Upstream, memory: Memvid) -> None:
+    async with serving(3, tmp_path, model, memory) as running, clients(running) as all_of_them:
+        await asyncio.gather(*(client.ask() for client in all_of_them))
+        for client in all_of_them:
+            told = await scrape(client.channel)
+            assert told("chat_grpc_messages_total", status="completed") == CONNECTIONS
+            for number in "123":
+                assert told("chat_grpc_messages_total", status="completed", worker=number) > 0
+                assert told("chat_grpc_build_info", worker=number) == 1
+                assert told("process_resident_memory_bytes", worker=number) > 0
+        # One that hears nothing is left out, and holds nobody up for long.
+        silent = running.workers()[1]
+        silent.suspend()
+        told = await scrape_of_the_living(running)
+        assert [number for number in "123" if told.has("chat_grpc_build_info", worker=number)] == ["1", "3"]
+        silent.resume()
+
+
+async def scrape_of_the_living(running: Running) -> Scrape:
+    """Read the metrics over a connection that has reached a worker that answers."""
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    async with asyncio.timeout(120):
+        while True:
+            async with grpc.aio.insecure_channel(running.address, options) as channel:
+                with suppress(TimeoutError):
+                    return await asyncio.wait_for(scrape(channel), 10)
 
 
 async def test_a_session_goes_on_at_any_worker(tmp_path: Path, model: Upstream, memory: Memvid) -> None:
