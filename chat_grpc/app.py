@@ -174,6 +174,8 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
             shared=shared,
         )
         stack.push_async_callback(conversation.close)
+        if shared is not None:
+            stack.push_async_callback(shared.leave)  # else an answer whose readers are elsewhere would hold it up
         if settings.retention_days:
             retention = Retention(storage, sessions, days=settings.retention_days, metrics=metrics, shared=shared)
             stack.push_async_callback(retention.close)

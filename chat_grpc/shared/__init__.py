@@ -152,5 +152,8 @@ class SharedState(Protocol):
     async def ping(self) -> None:
         """Return if it is in reach; raise Unavailable otherwise."""
 
+    async def leave(self) -> None:
+        """Go on with no answer for the sake of other servers: this one is about to end, and answers nobody any more."""
+
     async def close(self) -> None:
         """Let go of connections, and of all that was promised to others."""

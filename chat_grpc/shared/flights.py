@@ -94,6 +94,8 @@ class Published:
         self._flying: dict[str, Flight] = {}
         self._wanted: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._publishing: set[asyncio.Task[None]] = set()
+        self._stopped = False
         self._renewing: asyncio.Task[None] | None = None
         self._closed = False  # see Link.closed
         self.times = {"stream_ms": round(STREAM_SECONDS * 1000), "wanted_ms": round(WANTED_SECONDS * 1000)}
@@ -112,13 +114,19 @@ class Published:
         """Publish a flight, if it is wanted."""
         self._flying[lease.value] = flight
         if lease.value in self._wanted:
-            self._spawn(self._publish(lease.value, flight))
+            self._begin(lease.value, flight)
 
     def release(self, lease: Lease) -> None:
         """Let a lease end."""
         self._held.pop(lease.value, None)
         self._flying.pop(lease.value, None)
         self._wanted.discard(lease.value)
+
+    def stop(self) -> None:
+        """Publish nothing more. Those who read along are told that nothing will come when the leases end."""
+        self._stopped = True
+        for task in self._publishing:
+            task.cancel()
 
     async def close(self) -> None:
         """Stop all of it."""
@@ -161,7 +169,13 @@ class Published:
             return  # it has just ended, and how stands in the stream
         self._wanted.add(value)
         if (flight := self._flying.get(value)) is not None:
-            self._spawn(self._publish(value, flight))
+            self._begin(value, flight)
+
+    def _begin(self, value: str, flight: Flight) -> None:
+        if not self._stopped:
+            publishing = self._spawn(self._publish(value, flight))
+            self._publishing.add(publishing)
+            publishing.add_done_callback(self._publishing.discard)
 
     async def _publish(self, value: str, flight: Flight) -> None:
         """Write a flight's text into its stream. Its end is written by who ends the lease."""

@@ -221,6 +221,10 @@ class RedisState:
                 "Redis is out of reach: this server's limits, sessions and answers are its own; check CHAT_REDIS_URL"
             )
 
+    async def leave(self) -> None:
+        """See SharedState."""
+        self._published.stop()
+
     async def close(self) -> None:
         """See SharedState."""
         await self._published.close()

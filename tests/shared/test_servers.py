@@ -297,6 +297,24 @@ async def test_the_pilot_leaves_and_the_followers_stay(two: tuple[Service, Servi
     assert len(model.chats) == 1
 
 
+async def test_a_server_that_stops_leaves_no_follower_waiting(
+    start: StartService, redis: RedisServer, model: Upstream
+) -> None:
+    model.answer = Held()
+    async with start(CHAT_REDIS_URL=redis.url) as other:
+        async with asyncio.timeout(20), start(CHAT_REDIS_URL=redis.url) as one:
+            pilot = await Client(one, user_id="anna").until_text()
+            follower = await Client(other, user_id="bert").until_text()
+            pilot.call.cancel()
+            await asyncio.sleep(0.2)  # the answer goes on for the other server only, and its model says nothing more
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await follower.finish()
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert b"WRITER_LOST" in dict(caught.value.trailing_metadata() or ())["grpc-status-details-bin"]
+        model.answer = saying("anew")
+        assert text_of(await other.ask()) == "anew"
+
+
 async def test_without_followers_the_pilot_ends_it(two: tuple[Service, Service], model: Upstream) -> None:
     model.answer = Held()
     pilot = await Client(two[0], user_id="anna").until_text()
