@@ -40,6 +40,7 @@ from chat_grpc.llm.prices import Prices
 from chat_grpc.llm.tokens import TokenCounter
 from chat_grpc.retrieval.memvid import MemvidRetriever
 from chat_grpc.rpc.auth import AuthInterceptor
+from chat_grpc.rpc.channelz import add_channelz
 from chat_grpc.rpc.interceptor import ErrorInterceptor
 from chat_grpc.rpc.lifecycle import InFlight, serve_until_signalled
 from chat_grpc.rpc.observer import ObservingInterceptor
@@ -63,6 +64,7 @@ from gateway.web import WebServicer
 
 if TYPE_CHECKING:
     from chat_grpc.conversation.guardrails.guard import Guardrails
+    from chat_grpc.workers import Place
 
 log = logs.get(__name__)
 
@@ -85,8 +87,6 @@ MAX_REQUEST_BYTES = (1024 + 16) * 1024
 """The largest body that Envoy lets through (1 MiB, to OpenAI's route), and what gRPC puts around it."""
 
 SERVER_OPTIONS = (
-    # Without this a second server on the same port would silently share it.
-    ("grpc.so_reuseport", 0),
     # The longest message is 10,000 characters of at most 4 bytes; OpenAI's clients send whole conversations.
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
     # A client that vanished is noticed, and its answer cancelled, within half a minute.
@@ -111,6 +111,7 @@ class Parts:
     reporter: HealthReporter
     models: Models
     metrics: Metrics
+    metrics_servicer: MetricsServicer
     tracer: Tracer
     authenticator: authenticator.Authenticator | None
     tls: ServerTLS | None
@@ -147,7 +148,9 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
         stack.push_async_callback(system_prompt.close)
         memory = MemoryCache(ttl=settings.cache_seconds, max_bytes=settings.cache_megabytes * 1_000_000)
         stack.push_async_callback(memory.close)
-        sessions = Sessions(storage, ttl=settings.session_ttl, turns=settings.session_turns)
+        sessions = Sessions(
+            storage, ttl=settings.session_ttl, turns=settings.session_turns, alone=settings.workers == 1
+        )
         buckets = MemoryTokenBuckets()
         shared = await _open_shared(settings, buckets, metrics)
         if shared is not None:
@@ -193,6 +196,7 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
             HealthReporter(retriever=retriever, models=models, storage=storage, sessions=sessions, shared=shared),
             models,
             metrics,
+            MetricsServicer(metrics),
             tracer,
             callers,
             tls,
@@ -252,8 +256,16 @@ def _guardrails(settings: Settings) -> Guardrails | None:
     return Guardrails(rules, secrets(settings))
 
 
-def bind(parts: Parts, address: str, in_flight: InFlight) -> tuple[grpc.aio.Server, health.aio.HealthServicer, int]:
+def bind(
+    parts: Parts, address: str, in_flight: InFlight, *, share_port: bool = False
+) -> tuple[grpc.aio.Server, health.aio.HealthServicer, int]:
     """Make a server with every service on it, bound to an address.
+
+    Args:
+        parts: what the services call.
+        address: host:port; port 0 is a free one.
+        in_flight: what counts the calls that are being answered.
+        share_port: whether other processes may listen on the same port, as workers do.
 
     Returns:
         The server, not yet started; its health servicer; the port it is bound to.
@@ -266,7 +278,9 @@ def bind(parts: Parts, address: str, in_flight: InFlight) -> tuple[grpc.aio.Serv
     interceptors: list[grpc.aio.ServerInterceptor] = [observer, ErrorInterceptor(in_flight, BODIES)]
     if parts.authenticator is not None:
         interceptors.append(AuthInterceptor(parts.authenticator))
-    server = grpc.aio.server(interceptors=interceptors, options=SERVER_OPTIONS)
+    # By default a second server on the same port would silently share it.
+    options = (*SERVER_OPTIONS, ("grpc.so_reuseport", int(share_port)))
+    server = grpc.aio.server(interceptors=interceptors, options=options)
     chat_pb2_grpc.add_ChatServiceServicer_to_server(ChatServicer(parts.conversation, trusted), server)
     history_pb2_grpc.add_HistoryServiceServicer_to_server(HistoryServicer(parts.history), server)
     chat_health_pb2_grpc.add_HealthServiceServicer_to_server(HealthServicer(parts.reporter), server)
@@ -276,20 +290,26 @@ def bind(parts: Parts, address: str, in_flight: InFlight) -> tuple[grpc.aio.Serv
     openai_pb2_grpc.add_OpenAIServiceServicer_to_server(
         OpenAIServicer(parts.conversation, parts.models, trusted), server
     )
-    metrics_pb2_grpc.add_MetricsServiceServicer_to_server(MetricsServicer(parts.metrics), server)
+    metrics_pb2_grpc.add_MetricsServiceServicer_to_server(parts.metrics_servicer, server)
     web_pb2_grpc.add_WebServiceServicer_to_server(WebServicer(parts.history, parts.reporter), server)
     docs_pb2_grpc.add_DocsServiceServicer_to_server(DocsServicer(), server)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     if exposure.offers_reflection(parts.settings, "grpc_host"):
         add_reflection(server, (*SERVICES, health.SERVICE_NAME))
+    if parts.settings.channelz:
+        add_channelz(server)
     if parts.tls is None:
         return server, health_servicer, server.add_insecure_port(address)
     return server, health_servicer, server.add_secure_port(address, parts.tls.credentials)
 
 
-async def serve(settings: Settings) -> int:
+async def serve(settings: Settings, place: Place | None = None) -> int:
     """Serve until a signal; return the exit code.
+
+    Args:
+        settings: those of this process.
+        place: this process's among the workers that share a port, None if it has the port for itself.
 
     Raises:
         ChatError: a part can't be opened.
@@ -298,13 +318,16 @@ async def serve(settings: Settings) -> int:
     address = f"{settings.grpc_host}:{settings.grpc_port}"
     in_flight = InFlight()
     async with build(settings) as parts:
-        server, health_servicer, port = bind(parts, address, in_flight)
+        server, health_servicer, port = bind(parts, address, in_flight, share_port=place is not None)
         tasks = [asyncio.ensure_future(_watch_readiness(parts.reporter, health_servicer))]
 
         def ready() -> None:
             log.info("serving", address=f"{settings.grpc_host}:{port}", version=__version__, model=parts.reporter.model)
+            if place is not None:
+                place.say_ready()
             tasks.append(asyncio.ensure_future(_warm_up(parts)))
 
+        siblings = await parts.metrics_servicer.join(place.folder, place.number) if place is not None else None
         try:
             return await serve_until_signalled(
                 server,
@@ -317,22 +340,28 @@ async def serve(settings: Settings) -> int:
         finally:
             for task in tasks:
                 task.cancel()
+            if siblings is not None:
+                await siblings.close()
 
 
-def run(settings: Settings) -> int:
-    """Serve in this process until a signal; return the exit code, 2 if the settings would open it to strangers."""
+def run(settings: Settings, place: Place | None = None) -> int:
+    """Serve in this process until a signal; return the exit code, 2 if the settings would open it to strangers.
+
+    Args:
+        settings: those of this process.
+        place: see ``serve``.
+    """
     if why := exposure.refusal(settings, setting="grpc_host"):
         sys.stderr.write(f"chat-grpc: {why}\n")
         return 2
     try:
-        return uvloop.run(serve(settings))
+        return uvloop.run(serve(settings, place))
     except ChatError as error:
         sys.stderr.write(f"chat-grpc: {error.message}\n")
     except RuntimeError:
-        sys.stderr.write(
-            f"chat-grpc: can't listen on {settings.grpc_host}:{settings.grpc_port}: another process holds the port, "
-            "or the address is not of this machine; set CHAT_GRPC_PORT or CHAT_GRPC_HOST\n"
-        )
+        from chat_grpc import ports
+
+        sys.stderr.write(f"chat-grpc: {ports.cannot_listen(settings.grpc_host, settings.grpc_port)}\n")
     return 1
 
 

@@ -84,7 +84,11 @@ def _parser() -> argparse.ArgumentParser:
     up = add("up", _up, "start memvid, the server and Envoy, and keep them running")
     up.add_argument("--llm", choices=["local"], help="answer with a local model, which is started too")
 
-    add("serve", _serve, "run the chat server")
+    serve = add("serve", _serve, "run the chat server")
+    serve.add_argument(
+        "--workers", type=_positive, metavar="N", help="how many processes share the port (default: CHAT_WORKERS)"
+    )
+    serve.add_argument("--worker", nargs=3, default=None, help=argparse.SUPPRESS)  # for workers.py's processes
     add("memvid", _memvid, "serve the memory (CHAT_MEMVID_FILE) as memvid.v1")
     add("envoy", _envoy, "run Envoy in front of the chat server")
 
@@ -149,8 +153,20 @@ def _connection(options: argparse.Namespace, settings: Settings) -> Connection:
 # the packages of another.
 
 
-def _serve(_: argparse.Namespace, settings: Settings) -> int:
+def _serve(options: argparse.Namespace, settings: Settings) -> int:
+    if options.worker is not None:
+        from chat_grpc.workers import Place
+
+        place = Place.parse(options.worker)
+        _configure_logs(settings, worker=place.number)
+        from chat_grpc import app
+
+        return app.run(settings, place)
     _configure_logs(settings)
+    if (count := options.workers or settings.workers) > 1:
+        from chat_grpc import workers
+
+        return workers.run(settings, count)
     from chat_grpc import app
 
     return app.run(settings)
@@ -189,12 +205,12 @@ def _ingest(options: argparse.Namespace, _: Settings) -> int:
     return ingest.run(options.paths, options.out, options.profile)
 
 
-def _configure_logs(settings: Settings) -> None:
+def _configure_logs(settings: Settings, *, worker: int | None = None) -> None:
     from chat_grpc.embedded import lifeline
     from chat_grpc.telemetry import logs
 
     lifeline.follow_parent()
-    logs.configure(settings)
+    logs.configure(settings, worker=worker)
 
 
 # The commands for people.

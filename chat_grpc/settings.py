@@ -100,6 +100,13 @@ Port = Annotated[int, Meta(ge=1, le=65535)]
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
 Host = Annotated[str, Meta(pattern=r"^[A-Za-z0-9.:_-]+$")]
 Target = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:\[\]-]+:[0-9]{1,5}$")]
+Targets = Annotated[
+    str,
+    Meta(
+        pattern=r"^([A-Za-z0-9._:\[\]-]+:[0-9]{1,5}(\s*,\s*[A-Za-z0-9._:\[\]-]+:[0-9]{1,5})*)?$",
+        description="addresses of the form host:port, comma-separated",
+    ),
+]
 HttpUrl = Annotated[str, Meta(pattern=r"^(https?://[^\s/]+[^\s]*)?$")]
 _RATE = r"[1-9][0-9]{0,6}/(second|minute|hour|day)"
 RateText = Annotated[str, Meta(pattern=f"^({_RATE}|off)$", description="such as 60/minute, 5/second or off")]
@@ -325,6 +332,11 @@ class Settings:
         "whether clients may list and describe the services; auto: where only this machine can call",
         example="true",
     )
+    channelz: bool = setting(
+        False,  # noqa: FBT003 (it is the default of the field it stands in)
+        "whether the server tells of its connections and calls (grpc.channelz.v1): true or false",
+        example="true",
+    )
     tls_cert_file: str = setting(
         "", "the server's certificate and its chain (PEM); unset: no TLS", example="./certs/server.pem"
     )
@@ -341,6 +353,14 @@ class Settings:
     )
     grpc_host: Host = setting("127.0.0.1", "the address the server listens on", example="127.0.0.1")
     grpc_port: Port = setting(50052, "the port the server listens on", example="50052")
+    workers: Annotated[int, Meta(ge=1, le=128)] = setting(
+        1, "how many processes `chat-grpc serve` starts on that port", example="4"
+    )
+    grpc_upstreams: Targets = setting(
+        "",
+        "the servers that Envoy spreads calls over, host:port, comma-separated; unset: the one of grpc_host and grpc_port",
+        example="10.0.0.11:50052,10.0.0.12:50052",
+    )
     http_host: Host = setting("127.0.0.1", "the address Envoy listens on", example="127.0.0.1")
     http_port: Port = setting(3000, "the port Envoy listens on", aliases=("PORT",), example="3000")
     cors_origins: Origins = setting(

@@ -70,6 +70,10 @@ def from_status(error: grpc.aio.AioRpcError, address: str, *, answered: bool = F
     details = next((value for key, value in error.trailing_metadata() or () if key == DETAILS_KEY), None)
     if isinstance(details, bytes):
         return _from_details(error.code(), message, details)
+    if error.code() is grpc.StatusCode.INTERNAL and "RST_STREAM" in message:
+        # A proxy that lost its server has no other way to say so once it has passed on a part of the answer.
+        code = grpc.StatusCode.UNAVAILABLE
+        return ChatError(code, f"the connection behind {address} was lost", reason=CONNECTION_LOST)
     if error.code() is grpc.StatusCode.UNAVAILABLE:
         # grpc speaks of sockets and of every address it tried; people need one sentence.
         if answered:

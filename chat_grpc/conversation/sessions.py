@@ -44,10 +44,13 @@ class Sessions:
         storage: the history.
         ttl: seconds without a message after which a session ends.
         turns: how many exchanges of a session are remembered.
+        alone: whether no other process answers in these sessions. If others do (workers), each message of a session
+            reads it from the history, as what is in memory may not be all that was said.
     """
 
-    def __init__(self, storage: Storage, *, ttl: float, turns: int) -> None:
+    def __init__(self, storage: Storage, *, ttl: float, turns: int, alone: bool = True) -> None:
         self._storage = storage
+        self._alone = alone
         self._ttl = timedelta(seconds=ttl)
         self._turns = turns
         self._live: TTLCache[str, Session] = TTLCache(MAX_SESSIONS, ttl, timer=time.monotonic)
@@ -69,7 +72,7 @@ class Sessions:
             session = Session(random_uuid(), user_id, deque(maxlen=self._turns))
         else:
             known = session_id.lower()
-            session = self._live.get(known) or await self._restore(known)
+            session = (self._live.get(known) if self._alone else None) or await self._restore(known)
             if session.user_id != user_id:
                 raise foreign()
         self._live[session.id] = session  # and so the TTL begins anew

@@ -24,6 +24,9 @@ FOLDERS = (_PACKAGE.parent / "envoy", _PACKAGE / "_data" / "envoy")
 SLACK = 30
 """Seconds that Envoy waits beyond the model's own time limit, so that the server's error arrives, not Envoy's."""
 
+STREAMS_PER_CONNECTION = 10
+"""How many calls share a connection to workers, each of which has its own connections: fewer spread better, and cost more."""
+
 SHIPPED_LIMIT = "330s"
 """What that makes of the default time limit."""
 
@@ -127,27 +130,37 @@ def render(settings: Settings) -> dict[str, Any]:
             }
 
     cluster = _named(resources["clusters"], "server")
+    servers = _servers(settings)
     if settings.tls_ca_file:
-        cluster["transport_socket"] = _tls(settings)
-    endpoint = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]
-    endpoint["address"]["socket_address"] |= {
-        "address": _reachable(settings.grpc_host),
-        "port_value": settings.grpc_port,
-    }
+        cluster["transport_socket"] = _tls(settings, sorted({host for host, _ in servers}))
+    cluster["load_assignment"]["endpoints"][0]["lb_endpoints"] = [
+        {"endpoint": {"address": {"socket_address": {"address": host, "port_value": port}}}} for host, port in servers
+    ]
+    if settings.workers > 1:
+        options = next(iter(cluster["typed_extension_protocol_options"].values()))
+        # The system spreads connections over workers, not calls.
+        options["explicit_http_config"]["http2_protocol_options"]["max_concurrent_streams"] = STREAMS_PER_CONNECTION
     return config
 
 
-def _tls(settings: Settings) -> dict[str, Any]:
-    """Return how Envoy speaks TLS to the server: whom it believes, and what it shows to a server that asks for it."""
-    host = _reachable(settings.grpc_host)
-    name = {"san_type": "IP_ADDRESS" if _is_address(host) else "DNS", "matcher": {"exact": host}}
+def _servers(settings: Settings) -> list[tuple[str, int]]:
+    """Return host and port of each server that calls are spread over."""
+    if not settings.grpc_upstreams:
+        return [(_reachable(settings.grpc_host), settings.grpc_port)]
+    pairs = (target.strip().rpartition(":") for target in settings.grpc_upstreams.split(","))
+    return [(host.strip("[]"), int(port)) for host, _, port in pairs]
+
+
+def _tls(settings: Settings, hosts: list[str]) -> dict[str, Any]:
+    """Return how Envoy speaks TLS to servers: whom it believes, and what it shows to a server that asks for it."""
+    names = [{"san_type": "IP_ADDRESS" if _is_address(host) else "DNS", "matcher": {"exact": host}} for host in hosts]
     context: dict[str, Any] = {
         # Python's grpc takes nothing older either.
         "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
         "alpn_protocols": ["h2"],
         "validation_context": {
             "trusted_ca": {"filename": settings.tls_ca_file},
-            "match_typed_subject_alt_names": [name],
+            "match_typed_subject_alt_names": names,  # one of them must be the certificate's
         },
     }
     if settings.tls_client_ca_file:
@@ -162,7 +175,13 @@ def _tls(settings: Settings) -> dict[str, Any]:
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
             "common_tls_context": context,
-            **({} if _is_address(host) else {"sni": host}),
+            **(
+                {}
+                if all(map(_is_address, hosts))
+                else {"sni": hosts[0]}
+                if len(hosts) == 1
+                else {"auto_host_sni": True}
+            ),
         },
     }
 

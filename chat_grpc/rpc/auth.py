@@ -12,7 +12,8 @@ from chat_grpc.auth.authenticator import Authenticator
 from chat_grpc.conversation import access
 from chat_grpc.domain import Identity
 from chat_grpc.errors import Forbidden, Unauthenticated
-from chat_grpc.rpc.interceptor import Context, Handler
+from chat_grpc.rpc import channelz
+from chat_grpc.rpc.interceptor import UNTOUCHED, Context, Handler
 from chat_grpc.telemetry import context as telling
 
 OPEN = frozenset(
@@ -24,9 +25,9 @@ OPEN = frozenset(
     }
 )
 """The methods that need no credential: probes, and the files of the chat page. A new method needs one."""
-OPEN_SERVICES = ("/grpc.", "/gateway.v1.DocsService/")
+OPEN_SERVICES = (*UNTOUCHED, "/gateway.v1.DocsService/")
 """Probes, reflection (where it is offered at all), and the documentation."""
-SCOPES = {"/gateway.v1.MetricsService/GetMetrics": access.METRICS}
+SCOPES = {"/gateway.v1.MetricsService/GetMetrics": access.METRICS, **dict.fromkeys(channelz.METHODS, access.ADMIN)}
 """The scopes that methods need as a whole. What depends on whose messages are asked for is decided with these."""
 
 HEADER = "authorization"

@@ -28,6 +28,8 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 T = TypeVar("T")
 
 MAX_REQUEST_ID = 128
+UNTOUCHED = ("/grpc.health.", "/grpc.reflection.")
+"""The methods that pass by all interceptors: they may last for hours, and machines ask them every second."""
 
 
 class Wrapped:
@@ -80,7 +82,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     ) -> Handler | None:
         """Return the method's handler, wrapped."""
         handler = await continuation(handler_call_details)
-        if handler is None or handler_call_details.method.startswith("/grpc."):
+        if handler is None or handler_call_details.method.startswith(UNTOUCHED):
             return handler
         return self._wrapped.of(handler_call_details.method, handler)
 

@@ -12,7 +12,7 @@ import grpc
 
 from chat_grpc.errors import TooManyRequests
 from chat_grpc.rpc.errors import CODES
-from chat_grpc.rpc.interceptor import Context, Handler, Wrapped
+from chat_grpc.rpc.interceptor import UNTOUCHED, Context, Handler, Wrapped
 from chat_grpc.telemetry import context as telling
 from chat_grpc.telemetry import logs
 from chat_grpc.telemetry.metrics import OTHER, Metrics
@@ -39,7 +39,7 @@ FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL",
 class ObservingInterceptor(grpc.aio.ServerInterceptor):
     """Counts, logs and traces calls. Must be the first one, so that it sees how a call really ended.
 
-    Health checks and reflection (/grpc.) pass by untouched.
+    Health checks and reflection pass by untouched.
 
     Args:
         metrics: where calls are counted.
@@ -60,7 +60,7 @@ class ObservingInterceptor(grpc.aio.ServerInterceptor):
     ) -> Handler | None:
         """Return the method's handler, observed."""
         handler = await continuation(handler_call_details)
-        if handler is None or handler_call_details.method.startswith("/grpc."):
+        if handler is None or handler_call_details.method.startswith(UNTOUCHED):
             return handler
         return self._wrapped.of(handler_call_details.method, handler)
 

@@ -20,6 +20,7 @@ from chat_grpc.storage import Batch, Cursor, Expired, Scope
 from chat_grpc.storage.group_commit import WritingConnection
 from chat_grpc.storage.migrate import migrate
 from chat_grpc.storage.secret_file import read_or_make
+from chat_grpc.storage.slots import NOBODY, Slot, held_if_free
 from chat_grpc.telemetry import logs
 
 log = logs.get(__name__)
@@ -47,13 +48,18 @@ COLUMNS = (
 SETTLED = (*COLUMNS[COLUMNS.index("answer") : COLUMNS.index("created_at")], "completed_at", "request_key")
 
 # Only names of columns, written above, are put into these texts.
-_INTO = f"INSERT INTO messages ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608
+_INTO = f"INSERT INTO messages ({', '.join(COLUMNS)}, owner) VALUES ({', '.join('?' * len(COLUMNS))}, ?)"  # noqa: S608
 INSERT = f"{_INTO} ON CONFLICT (request_key) WHERE request_key IS NOT NULL DO NOTHING"
 INSERT_IF_NEW = f"{_INTO} ON CONFLICT (id) DO NOTHING"
 SETTLE = f"UPDATE messages SET {', '.join(f'{column} = ?' for column in SETTLED)} WHERE id = ?"  # noqa: S608
 SELECT = f"SELECT {', '.join(COLUMNS)} FROM messages"  # noqa: S608
 SCAN = f"{SELECT} WHERE id > ? ORDER BY id LIMIT ?"
 # Ids begin with the time, so the primary key finds the oldest; no index more has to be kept up for it.
+OWNERS = "SELECT owner FROM messages WHERE status = 'pending'"
+INTERRUPT = (
+    "UPDATE messages SET status = ?, error_reason = 'SERVER_DIED', completed_at = ?, request_key = NULL "
+    "WHERE status = 'pending' AND owner = ?"
+)
 EXPIRE = (
     "DELETE FROM messages WHERE id IN (SELECT id FROM messages WHERE id < ? AND created_at < ? ORDER BY id LIMIT ?) "
     "RETURNING session_id"
@@ -67,13 +73,18 @@ class SQLiteStorage:
     the death of the process at any moment; whether a power cut may take the
     last messages is what ``synchronous`` says. What is written at the same
     time is committed together. A second connection reads, so that a long list
-    does not stand in the way of an answer.
+    does not stand in the way of an answer. Several servers of one machine may
+    share the file.
     """
 
-    def __init__(self, path: Path, writer: WritingConnection, reader: aiosqlite.Connection) -> None:
+    def __init__(
+        self, path: Path, writer: WritingConnection, reader: aiosqlite.Connection, slot: Slot | None = None
+    ) -> None:
         self._path = path
         self._writer = writer
         self._reader = reader
+        self._slot = slot
+        self._owner = NOBODY if slot is None else slot.number
 
     @classmethod
     async def open(
@@ -84,7 +95,7 @@ class SQLiteStorage:
         Args:
             path: the file.
             synchronous: "full" syncs the log to the disk before a write returns, "normal" when the log is emptied.
-            serving: whether this is the server that the file belongs to; it marks what a dead one left unfinished.
+            serving: whether this is a server; it marks what dead ones left unfinished.
             create: whether a file that is missing is made.
 
         Raises:
@@ -93,6 +104,7 @@ class SQLiteStorage:
         if not create and not await asyncio.to_thread(path.is_file):
             raise StorageUnavailable(f"there is no database {path}; check CHAT_DATABASE_URL")
         connections: list[aiosqlite.Connection] = []
+        slot: Slot | None = None
         try:
             await asyncio.to_thread(path.parent.mkdir, parents=True, exist_ok=True)
             writer = WritingConnection(path)
@@ -104,13 +116,17 @@ class SQLiteStorage:
                 await connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
                 if connection is writer:
                     await migrate(connection)
-            storage = cls(path, writer, connections[1])
+            if serving:
+                slot = await asyncio.to_thread(Slot, path)
+            storage = cls(path, writer, connections[1], slot)
             if serving:
                 await storage._interrupt_pending()
         except BaseException as error:
             # The thread of a connection left open would keep the process alive.
             for connection in connections:
                 await connection.close()
+            if slot is not None:
+                slot.close()
             if isinstance(error, OSError | sqlite3.Error):
                 raise StorageUnavailable(
                     f"the database {path} can't be opened ({_cause(error)}); check CHAT_DATABASE_URL"
@@ -122,11 +138,13 @@ class SQLiteStorage:
         """Finish what was begun and close the file."""
         await self._writer.close()
         await self._reader.close()
+        if self._slot is not None:
+            self._slot.close()
 
     async def add(self, message: Message) -> bool:
         """Insert the row; see Storage."""
         with _Guard("keep a message"):
-            return await self._writer.write(INSERT, _row(message)) == 1
+            return await self._writer.write(INSERT, (*_row(message), self._owner)) == 1
 
     async def find_request(self, request_key: str) -> Message | None:
         """Read the row by its index; see Storage."""
@@ -196,14 +214,21 @@ class SQLiteStorage:
             await self._writer.executescript("BEGIN IMMEDIATE; ROLLBACK")
 
     async def _interrupt_pending(self) -> None:
-        """Mark what a server that died left unfinished."""
-        cursor = await self._writer.execute(
-            "UPDATE messages SET status = ?, error_reason = 'SERVER_DIED', completed_at = ?, request_key = NULL "
-            "WHERE status = ?",
-            (Status.INTERRUPTED, _micros(datetime.now(UTC)), Status.PENDING),
-        )
-        if cursor.rowcount:
-            log.warning("messages were interrupted when the server died", count=cursor.rowcount)
+        """Mark what servers that died left unfinished; those that live are working on theirs."""
+        count = 0
+        for owner in {owner for (owner,) in await self._writer.execute_fetchall(OWNERS)}:
+            if owner == self._owner:  # it had this slot before
+                count += await self._interrupt(owner)
+                continue
+            with held_if_free(self._path, owner) as dead:
+                if dead:
+                    count += await self._interrupt(owner)
+        if count:
+            log.warning("messages were interrupted when the server died", count=count)
+
+    async def _interrupt(self, owner: int) -> int:
+        cursor = await self._writer.execute(INTERRUPT, (Status.INTERRUPTED, _micros(datetime.now(UTC)), owner))
+        return cursor.rowcount
 
 
 class _Guard:
@@ -319,7 +344,7 @@ def _put(connection: sqlite3.Connection, messages: Sequence[Message]) -> int:
                 "SELECT 1 FROM messages WHERE request_key = ?", (message.request_key,)
             ).fetchone()
             row = _row(replace(message, request_key="") if taken else message)
-            new += connection.execute(INSERT_IF_NEW, row).rowcount
+            new += connection.execute(INSERT_IF_NEW, (*row, NOBODY)).rowcount
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:

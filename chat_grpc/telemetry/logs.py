@@ -9,6 +9,7 @@ import logging
 import sys
 import traceback
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -45,8 +46,10 @@ def get(name: str) -> Log:
     return log
 
 
-def configure(settings: Settings) -> None:
+def configure(settings: Settings, *, worker: int | None = None) -> None:
     """Send all logs to stderr, in the form and from the level that the settings say.
+
+    Every line of a process that is one of several workers holds its number.
 
     The level is this program's own. Of libraries only warnings are kept: what
     they say below may hold the texts of messages (aiosqlite) and keys (litellm).
@@ -54,7 +57,7 @@ def configure(settings: Settings) -> None:
     # What no line here tells needs not be found out for each (Python's logging HOWTO, "Optimization").
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if settings.log_format == "json" else TextFormatter())
+    handler.setFormatter(JsonFormatter(worker) if settings.log_format == "json" else TextFormatter(worker))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     for package in OWN:
         logging.getLogger(package).setLevel(settings.log_level)
@@ -63,18 +66,20 @@ def configure(settings: Settings) -> None:
 class JsonFormatter(structlog.stdlib.ProcessorFormatter):
     """One JSON object a line: time, level, logger, event, request_id, trace_id, span_id, then the record's fields."""
 
-    def __init__(self) -> None:
-        super().__init__(processors=[_facts, structlog.processors.JSONRenderer(serializer=_json)])
+    def __init__(self, worker: int | None = None) -> None:
+        super().__init__(processors=[partial(_facts, worker), structlog.processors.JSONRenderer(serializer=_json)])
 
 
 class TextFormatter(structlog.stdlib.ProcessorFormatter):
     """One line for people: time, level, event, then the fields as name=value; below it the frames of an exception."""
 
-    def __init__(self) -> None:
-        super().__init__(processors=[_facts, _text])
+    def __init__(self, worker: int | None = None) -> None:
+        super().__init__(processors=[partial(_facts, worker), _text])
 
 
-def _facts(_logger: Any, _method: str, said: structlog.typing.EventDict) -> structlog.typing.EventDict:
+def _facts(
+    worker: int | None, _logger: Any, _method: str, said: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
     """Put what a line tells into the order of all lines. A field that is None is left out."""
     record: logging.LogRecord = said.pop("_record")
     del said["_from_structlog"]
@@ -85,6 +90,8 @@ def _facts(_logger: Any, _method: str, said: structlog.typing.EventDict) -> stru
         "logger": record.name,
         "event": said.pop("event"),
     }
+    if worker is not None:
+        facts["worker"] = worker
     if request_id := context.request_id():
         facts["request_id"] = request_id
     if (place := context.trace()) is not None:

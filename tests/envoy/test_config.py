@@ -17,6 +17,7 @@ import pytest
 
 from chat_grpc.embedded import edge
 from chat_grpc.settings import Settings
+from tests.support.certificates import server_certificate
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,6 +25,8 @@ START = (
     "import json, sys; from chat_grpc.embedded import edge; from chat_grpc.settings import Settings;"
     "sys.exit(edge.run(Settings(**json.loads(sys.argv[1]))))"
 )
+
+TLS = {"grpc_upstreams": "localhost:1,ip6-localhost:2", "tls_ca_file": "authority.pem"}
 
 
 def addresses(config: dict[str, Any]) -> list[tuple[str, str]]:
@@ -55,7 +58,9 @@ def test_envoy_takes_the_shipped_configuration() -> None:
 
 
 @pytest.mark.e2e
-def test_envoy_takes_the_rendered_configuration_from_any_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("further", [{}, {"grpc_upstreams": "127.0.0.1:1,[::1]:2,localhost:3", "workers": 4}, TLS])
+def test_envoy_takes_the_rendered_configuration_from_any_folder(tmp_path: Path, further: dict[str, Any]) -> None:
+    (tmp_path / "authority.pem").write_bytes(server_certificate("localhost").authority_pem)
     settings = Settings(
         http_host="0.0.0.0",  # noqa: S104 (rendered, not bound)
         grpc_host="::",
@@ -64,6 +69,7 @@ def test_envoy_takes_the_rendered_configuration_from_any_folder(tmp_path: Path) 
         llm_timeout=0.5,
         log_format="text",
         cors_origins="https://chat.example.org, http://[::1]:5173",
+        **further,
     )
     done = subprocess.run(
         [str(edge.binary()), "--mode", "validate", *edge.arguments(edge.render(settings))],

@@ -106,7 +106,11 @@ def test_the_server_in_a_container_trusts_envoys_address_and_no_other() -> None:
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
     services, (pool,) = compose["services"], compose["networks"]["edge"]["ipam"]["config"]
     envoy = ipaddress.ip_address(services["envoy"]["networks"]["edge"]["ipv4_address"])
-    given = {name: value for name, value in services["server"]["environment"].items() if name.startswith("CHAT_")}
+    given = {
+        name: re.sub(r"\$\{\w+:-(.*)\}", r"\1", value)  # where .env does not say otherwise
+        for name, value in services["server"]["environment"].items()
+        if name.startswith("CHAT_")
+    }
     trusted = settings.load(given).trusted_proxies
     assert "edge" in services["server"]["networks"]
     assert [address for address in ipaddress.ip_network(pool["subnet"]) if address in trusted] == [envoy]

@@ -9,19 +9,21 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
 from chat_grpc._gen.chat.v1 import chat_pb2
 from chat_grpc.auth import keys
 from chat_grpc.auth.authenticator import choose
+from chat_grpc.rpc import channelz
 from chat_grpc.rpc.reflection import SERVICE_NAMES
 from chat_grpc.settings import Secret, Settings, SettingsError, load
 from tests.gateway.edges import running_edge
 from tests.support.fixtures import StartService
 from tests.support.otlp import collector
 from tests.support.process import chat_grpc, free_port, serving
-from tests.support.service import failure_of
-from tests.support.tokens import AUDIENCE, ISSUER, SECRET, bearer, token
+from tests.support.service import Service, failure_of
+from tests.support.tokens import AUDIENCE, ISSUER, JWT, SECRET, Metadata, bearer, token
 
 SECRETS = [field.name for field in dataclasses.fields(Settings) if isinstance(field.default, Secret)]
 
@@ -163,6 +165,55 @@ async def test_the_edge_passes_reflection_on_where_it_is_offered(
             async with grpc.aio.insecure_channel(f"127.0.0.1:{edge.port}") as channel:
                 found = await services(channel, SERVICE_NAMES[0])
                 assert (found is not None) is offered
+
+
+async def calls_started(channel: grpc.aio.Channel, metadata: Metadata | None = None) -> int:
+    """Ask channelz how many calls the servers of the process were sent; raises what the call ends with."""
+    stub: Any = channelz_pb2_grpc.ChannelzStub(channel)  # type: ignore[arg-type]  # typed for threaded channels
+    answer = await stub.GetServers(channelz_pb2.GetServersRequest(), metadata=metadata)
+    return sum(server.data.calls_started for server in answer.server)
+
+
+async def test_channelz_is_off_by_default(chat_service: Service) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await calls_started(chat_service.channel)
+    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_channelz_counts_calls_where_it_is_on(start: StartService) -> None:
+    async with start(CHAT_CHANNELZ="true") as service:
+        before = await calls_started(service.channel)
+        await service.ask()
+        assert await calls_started(service.channel) >= before + 2
+
+
+async def test_channelz_is_for_administrators(start: StartService) -> None:
+    async with start(**JWT, CHAT_CHANNELZ="true") as service:
+        for metadata, code in (
+            (None, grpc.StatusCode.UNAUTHENTICATED),
+            (bearer(token("ada")), grpc.StatusCode.PERMISSION_DENIED),
+            (bearer(token("ada", "chat:metrics")), grpc.StatusCode.PERMISSION_DENIED),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await calls_started(service.channel, metadata)
+            assert refused.value.code() is code
+        assert await calls_started(service.channel, bearer(token("root", "chat:admin")))
+
+
+def test_every_method_of_channelz_has_a_scope() -> None:
+    service = channelz_pb2.DESCRIPTOR.services_by_name["Channelz"]
+    assert {f"/{service.full_name}/{method.name}" for method in service.methods} == channelz.METHODS
+
+
+@pytest.mark.e2e
+async def test_the_edge_never_passes_channelz_on(start: StartService, tmp_path: Path) -> None:
+    async with start(CHAT_CHANNELZ="true") as service:
+        port = int(service.address.rpartition(":")[2])
+        with running_edge(port, tmp_path, channelz=True) as edge:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{edge.port}") as channel:
+                with pytest.raises(grpc.aio.AioRpcError) as refused:
+                    await calls_started(channel)
+    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.7"])  # noqa: S104 (rendered, not bound)

@@ -101,6 +101,35 @@ async def test_what_a_dead_server_left_pending_is_interrupted_at_the_next_start(
     await second.close()
 
 
+async def test_what_another_server_is_answering_is_left_alone(tmp_path: Path) -> None:
+    living = await SQLiteStorage.open(tmp_path / "chat.db")
+    dying = await SQLiteStorage.open(tmp_path / "chat.db")
+    await living.add(message(1))
+    await dying.add(message(2))
+    await dying.close()  # what it was answering stays pending, as when it is killed
+    third = await SQLiteStorage.open(tmp_path / "chat.db")
+    newest, oldest = await third.list_messages(Scope(user_id="anna"), limit=10)
+    assert (newest.status, newest.error_reason) == (Status.INTERRUPTED, "SERVER_DIED")
+    assert oldest.status is Status.PENDING
+    await third.add(message(3))
+    await living.close()
+    fourth = await SQLiteStorage.open(tmp_path / "chat.db")
+    statuses = [item.status for item in await fourth.list_messages(Scope(user_id="anna"), limit=10)]
+    assert statuses == [Status.PENDING, Status.INTERRUPTED, Status.INTERRUPTED]
+    await third.close()
+    await fourth.close()
+
+
+async def test_what_was_imported_as_pending_belongs_to_nobody(tmp_path: Path) -> None:
+    first = await SQLiteStorage.open(tmp_path / "chat.db")
+    await first.put([message(1)])
+    second = await SQLiteStorage.open(tmp_path / "chat.db")
+    [imported] = await first.list_messages(Scope(user_id="anna"), limit=10)
+    assert imported.status is Status.INTERRUPTED
+    await first.close()
+    await second.close()
+
+
 async def test_every_way_in_is_by_an_index_and_none_sorts(storage: SQLiteStorage) -> None:
     asked: list[str] = []
     await storage._reader.set_trace_callback(asked.append)  # the very statements, with their values in them
@@ -114,9 +143,10 @@ async def test_every_way_in_is_by_an_index_and_none_sorts(storage: SQLiteStorage
     await storage.settle(message(1))
     await storage.scan("msg_0001", limit=5)
     await storage.expire(T0, limit=5)
+    await storage.add(message(2))
     await storage._interrupt_pending()
     statements = [statement for statement in asked if " messages" in statement]
-    assert len(statements) == 11
+    assert len(statements) == 13
     indexes = set()
     for statement in statements:
         plan = [row[3] for row in await storage._reader.execute_fetchall(f"EXPLAIN QUERY PLAN {statement}")]
