@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -12,6 +12,9 @@ from chat_grpc.conversation.health import Health, HealthReport
 from chat_grpc.rpc.caller import Caller
 from chat_grpc.rpc.interceptor import is_request_id
 from chat_grpc.telemetry import context
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+SECONDS_OF_A_DAY = 86_400
 
 FINISH_REASONS = {
     domain.FinishReason.STOP: types_pb2.FINISH_REASON_STOP,
@@ -146,7 +149,6 @@ def health(report: HealthReport) -> health_pb2.GetHealthResponse:
 
 
 def timestamp(moment: datetime) -> Timestamp:
-    """Write a time."""
-    proto = Timestamp()
-    proto.FromDatetime(moment)
-    return proto
+    """Write a time, which knows its zone. (``FromDatetime`` goes by way of a calendar, and takes five times as long.)"""
+    since = moment - EPOCH
+    return Timestamp(seconds=since.days * SECONDS_OF_A_DAY + since.seconds, nanos=since.microseconds * 1000)
