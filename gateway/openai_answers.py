@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import astuple
 
 from msgspec import UNSET, UnsetType
 from msgspec.json import encode
+from msgspec.structs import astuple
 
 from chat_grpc import domain
 from gateway.openai_shapes import (

@@ -71,7 +71,7 @@ class Answering:
         message: what the history holds of it, as far as this program knows.
         digest: tells it from other requests of the same name.
         sending: what goes to the model whatever is found.
-        kept: the task that keeps it for the first time, once that has begun.
+        kept: the keeping of it for the first time, once that has begun.
         found: the passages, from when they are found until the readers are told.
         searching: the task that looks for passages, once that has begun.
         asked: what a model is to be sent, once that is known.
@@ -118,7 +118,7 @@ class Answering:
         self.message = message
         self.digest = digest
         self.sending = sending
-        self.kept: asyncio.Task[bool] | None = None
+        self.kept: asyncio.Future[bool] | None = None
         self.found: Retrieved | None = None
         self.searching: asyncio.Task[Retrieved | None] | None = None
         self.asked: Prompt | None = None

@@ -62,7 +62,7 @@ if TYPE_CHECKING:  # its patterns are compiled only where guardrails are on
 
 log = logs.get(__name__)
 
-T = TypeVar("T")
+Work = TypeVar("Work", bound="asyncio.Future[Any]")
 
 DEFAULT_TOP_K = 5
 UNKEPT_SECONDS = 0.01
@@ -126,7 +126,7 @@ class Conversation:
         self._shared = shared
         self._flights = Flights()
         self._named: dict[str, Answering] = {}
-        self._working: set[asyncio.Task[Any]] = set()
+        self._working: set[asyncio.Future[Any]] = set()
 
     async def chat(self, request: ChatRequest, direct: Direct | None = None) -> AsyncGenerator[Event, None]:
         """Answer one message: Started, Retrieved, pieces of text, Completed.
@@ -403,15 +403,15 @@ class Conversation:
         """Keep the message for the first time, and say that it has been accepted; False if one of its name is kept."""
         return await asyncio.shield(self._begin_to_keep(answering, message))
 
-    def _begin_to_keep(self, answering: Answering, message: Message) -> asyncio.Task[bool]:
-        # A task, not to be broken off: whoever settles the message has to know whether it is there.
+    def _begin_to_keep(self, answering: Answering, message: Message) -> asyncio.Future[bool]:
+        # Not to be broken off: whoever settles the message has to know whether it is there.
         answering.kept = kept = self._track(asyncio.ensure_future(self._storage.add(message)))
         # Said a turn of the loop later, so that a model's request which waits for this goes out first.
         say_soon = asyncio.get_running_loop().call_soon
         kept.add_done_callback(lambda _: say_soon(self._say_kept, answering, kept))
         return kept
 
-    def _say_kept(self, answering: Answering, kept: asyncio.Task[bool]) -> None:
+    def _say_kept(self, answering: Answering, kept: asyncio.Future[bool]) -> None:
         """Say that the message has been accepted, and what has been found for it by then."""
         if not kept.cancelled() and kept.exception() is None and kept.result():
             message = answering.message
@@ -836,8 +836,8 @@ class Conversation:
             log.info("not answered", message_id=message.id, status=message.status, reason=message.error_reason)
             self._metrics.message_ended(message.status)
 
-    def _track(self, task: asyncio.Task[T]) -> asyncio.Task[T]:
-        """Hold on to a task that must come to its end also when the caller leaves meanwhile."""
+    def _track(self, task: Work) -> Work:
+        """Hold on to what must come to its end also when the caller leaves meanwhile."""
         self._working.add(task)
         task.add_done_callback(self._working.discard)
         return task

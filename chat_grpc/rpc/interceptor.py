@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
-from types import MappingProxyType
+from types import CoroutineType, MappingProxyType
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
@@ -120,13 +120,17 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 
     def _stream(
         self,
-        method: Callable[[Any, Context], AsyncGenerator[Message, None]],
+        method: Callable[[Any, Context], Any],
         http: ErrorBody | None,
     ) -> Callable[[Any, Context], Awaitable[None]]:
         async def write(request: Any, context: Context) -> None:
             # Writing here, rather than yielding to grpc.aio, spares a generator
             # on the way of every token.
-            async with aclosing(method(request, context)) as stream:
+            stream = method(request, context)
+            if isinstance(stream, CoroutineType):  # it writes by itself, as it may with grpc.aio, too
+                await stream
+                return
+            async with aclosing(stream):
                 async for response in stream:
                     await context.write(response)
 

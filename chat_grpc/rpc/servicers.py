@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from chat_grpc._gen.chat.v1 import (
@@ -16,7 +15,6 @@ from chat_grpc._gen.chat.v1 import (
 from chat_grpc.conversation.health import HealthReporter
 from chat_grpc.conversation.history import History
 from chat_grpc.conversation.pipeline import Conversation
-from chat_grpc.domain import Completed
 from chat_grpc.rpc import convert
 from chat_grpc.rpc.caller import caller_of
 from chat_grpc.rpc.delta import delta_bytes
@@ -32,21 +30,18 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
         self._conversation = conversation
         self._trusted = trusted
 
-    async def Chat(
+    async def Chat(  # type: ignore[override]  # grpc.aio takes a coroutine that writes, too; the stubs know generators only
         self, request: chat_pb2.ChatRequest, context: Context
-    ) -> AsyncGenerator[chat_pb2.ChatResponse, None]:
-        """Answer one message."""
+    ) -> None:
+        """Answer one message. It writes by itself: a generator would be on the way of every event."""
         writer = EventWriter(context.write)  # the interceptor lets bytes through
         asked = convert.chat_request(request, caller_of(context, self._trusted))
         async with aclosing(self._conversation.chat(asked, writer.give)) as events:
             async for event in events:
-                if isinstance(event, Completed):
-                    await writer.drain()
-                    yield convert.event(event)
-                    continue
                 message = delta_bytes(event) if isinstance(event, str) else convert.event(event).SerializeToString()
                 if (taking := writer.begin(message)) is not None:
                     await taking
+        await writer.drain()
 
     async def ListSuggestedQuestions(
         self, request: chat_pb2.ListSuggestedQuestionsRequest, context: Context

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -45,8 +45,8 @@ class Expired:
 class Storage(Protocol):
     """A history. Every method raises StorageUnavailable when it can't do its work, and then has done none of it."""
 
-    async def add(self, message: Message) -> bool:
-        """Keep a message; it is durable on return.
+    def add(self, message: Message) -> Awaitable[bool]:
+        """Begin to keep a message; it is durable when what is returned is done.
 
         Returns:
             False, with nothing kept, if another message has its ``request_key``.
@@ -55,8 +55,8 @@ class Storage(Protocol):
     async def find_request(self, request_key: str) -> Message | None:
         """Return the message that has a request_key."""
 
-    async def settle(self, message: Message) -> None:
-        """Keep how a message ended, over what ``add`` kept; it is durable on return.
+    def settle(self, message: Message) -> Awaitable[None]:
+        """Begin to keep how a message ended, over what ``add`` kept; it is durable when what is returned is done.
 
         A message that was deleted in between stays deleted. One that was not
         completed lets go of its ``request_key``.

@@ -11,9 +11,10 @@ from typing import Any, TypeAlias, TypeVar
 import aiosqlite
 
 T = TypeVar("T")
-Write: TypeAlias = tuple[str, Sequence[Any], "asyncio.Future[int]"]
-"""A statement, its values, and who waits for the number of rows that it changed."""
 Outcome: TypeAlias = "int | Exception"
+"""How many rows a statement has changed, or why it was not committed."""
+Write: TypeAlias = tuple[str, Sequence[Any], "asyncio.Future[Any]", Callable[[Outcome], Any]]
+"""A statement, its values, who waits for it, and what makes of its outcome what that one is told."""
 
 GATHER_SECONDS = 0.002
 """How long a group waits for more, where waiting has shown to be worth it."""
@@ -24,6 +25,13 @@ _PRIMARY = 0xFF
 """The bits of an extended result code that say which kind of error it is."""
 _ROWS_AT_ONCE = 64
 """aiosqlite's own default for cursors that are iterated over; none is here."""
+
+
+def rows_of(outcome: Outcome) -> int:
+    """Return how many rows a statement has changed; raise why it was not committed."""
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
 class WritingConnection(aiosqlite.Connection):
@@ -47,26 +55,32 @@ class WritingConnection(aiosqlite.Connection):
         self._idle = asyncio.Event()
         self._idle.set()
 
-    async def write(self, statement: str, values: Sequence[Any]) -> int:
-        """Run a statement and commit it; return the number of rows that it changed.
+    def write(self, statement: str, values: Sequence[Any], told: Callable[[Outcome], T]) -> asyncio.Future[T]:
+        """Begin to run a statement and commit it; what is returned is done when that is, and tells the outcome.
 
-        Whoever is cancelled here leaves the statement behind: it is run all the same.
+        A future and no coroutine: who waits is woken at once, and not by way of
+        a task that wakes another. Whoever cancels it leaves the statement
+        behind: it is run all the same.
 
-        Raises:
-            sqlite3.Error: it was not committed.
-            ValueError: the connection is closed, or a value is none that SQLite can hold.
-            OverflowError: a number is larger than SQLite's.
+        Args:
+            statement: of SQL.
+            values: for its placeholders.
+            told: returns what the future's result is for an outcome, or raises
+                what its error is. Errors are sqlite3.Error; ValueError, if the
+                connection is closed or a value is none that SQLite can hold;
+                OverflowError, if a number is larger than SQLite's.
         """
-        if self._closing:
-            raise ValueError("the connection is closed")
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[int] = loop.create_future()
-        self._waiting.append((statement, values, future))
+        future: asyncio.Future[T] = loop.create_future()
+        if self._closing:
+            _tell(future, told, ValueError("the connection is closed"))
+            return future
+        self._waiting.append((statement, values, future, told))
         if not self._committing:
             self._committing = True
             self._idle.clear()
             self._begin_soon(loop)
-        return await future
+        return future
 
     async def call(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Run a function on the connection's thread, between two groups; it leaves no transaction open.
@@ -104,13 +118,9 @@ class WritingConnection(aiosqlite.Connection):
         self._tx.put_nowait((None, lambda: loop.call_soon_threadsafe(self._done, loop, group, self._commit(group))))
 
     def _done(self, loop: asyncio.AbstractEventLoop, group: list[Write], outcomes: list[Outcome]) -> None:
-        for (_, _, future), outcome in zip(group, outcomes, strict=True):
-            if future.done():  # cancelled meanwhile
-                continue
-            if isinstance(outcome, Exception):
-                future.set_exception(outcome)
-            else:
-                future.set_result(outcome)
+        for (_, _, future, told), outcome in zip(group, outcomes, strict=True):
+            if not future.done():  # cancelled meanwhile
+                _tell(future, told, outcome)
         if self._waiting:
             self._begin_soon(loop)
         else:
@@ -134,7 +144,7 @@ class WritingConnection(aiosqlite.Connection):
     def _together(self, group: list[Write]) -> list[Outcome]:
         execute = self._conn.execute
         execute("BEGIN IMMEDIATE")
-        changed: list[Outcome] = [execute(statement, values).rowcount for statement, values, _ in group]
+        changed: list[Outcome] = [execute(statement, values).rowcount for statement, values, _, _ in group]
         execute("COMMIT")
         return changed
 
@@ -148,11 +158,18 @@ class WritingConnection(aiosqlite.Connection):
         return None
 
     def _alone(self, write: Write) -> Outcome:
-        statement, values, _ = write
+        statement, values, _, _ = write
         try:
             return self._conn.execute(statement, values).rowcount
         except Exception as error:  # noqa: BLE001 (see _commit)
             return error
+
+
+def _tell(future: asyncio.Future[T], told: Callable[[Outcome], T], outcome: Outcome) -> None:
+    try:
+        future.set_result(told(outcome))
+    except Exception as error:  # noqa: BLE001 (whatever it is, whoever waits is told)
+        future.set_exception(error)
 
 
 def _held_by_another(error: Exception) -> bool:

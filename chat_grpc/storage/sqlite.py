@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from chat_grpc.domain import FinishReason, Message, Part, Passage, Status, Usage
 from chat_grpc.errors import StorageUnavailable
 from chat_grpc.storage import Batch, Cursor, Expired, Scope
-from chat_grpc.storage.group_commit import WritingConnection
+from chat_grpc.storage.group_commit import Outcome, WritingConnection, rows_of
 from chat_grpc.storage.migrate import migrate
 from chat_grpc.storage.secret_file import read_or_make
 from chat_grpc.storage.slots import NOBODY, Slot, held_if_free
@@ -141,10 +141,10 @@ class SQLiteStorage:
         if self._slot is not None:
             self._slot.close()
 
-    async def add(self, message: Message) -> bool:
+    def add(self, message: Message) -> Awaitable[bool]:
         """Insert the row; see Storage."""
         with _Guard("keep a message"):
-            return await self._writer.write(INSERT, (*_row(message), self._owner)) == 1
+            return self._writer.write(INSERT, (*_row(message), self._owner), _is_kept)
 
     async def find_request(self, request_key: str) -> Message | None:
         """Read the row by its index; see Storage."""
@@ -152,12 +152,12 @@ class SQLiteStorage:
             rows = await self._reader.execute_fetchall(f"{SELECT} WHERE request_key = ?", (request_key,))
         return next(map(_message, rows), None)
 
-    async def settle(self, message: Message) -> None:
+    def settle(self, message: Message) -> Awaitable[None]:
         """Update the row; see Storage."""
         with _Guard("keep an answer"):
             key = message.request_key if message.status is Status.COMPLETED else ""
             row = (*_ending(message), _micros_or_none(message.completed_at), key or None, message.id)
-            await self._writer.write(SETTLE, row)
+            return self._writer.write(SETTLE, row, _is_settled)
 
     async def list_messages(self, scope: Scope, *, limit: int, before: Cursor | None = None) -> list[Message]:
         """Read one page by the index of the scope; see Storage."""
@@ -231,6 +231,10 @@ class SQLiteStorage:
         return cursor.rowcount
 
 
+FAULTS = (sqlite3.Error, ValueError, OverflowError)
+"""ValueError: the connection is closed, or a text is none. OverflowError: a number beyond 64 bits."""
+
+
 class _Guard:
     """Turns every fault of the database, in its block, into StorageUnavailable.
 
@@ -248,12 +252,25 @@ class _Guard:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # ValueError: the connection is closed, or a text is none. OverflowError: a number beyond 64 bits.
-        if isinstance(error, sqlite3.Error | ValueError | OverflowError):
-            log.warning("storage failed", doing=self._doing, cause=_cause(error))
-            raise StorageUnavailable(
-                f"the database can't {self._doing} now ({_cause(error)})", metadata={"store": "sqlite"}
-            ) from error
+        if isinstance(error, FAULTS):
+            raise _unavailable(self._doing, error) from error
+
+
+def _is_kept(outcome: Outcome) -> bool:
+    if isinstance(outcome, FAULTS):
+        raise _unavailable("keep a message", outcome) from outcome
+    return rows_of(outcome) == 1
+
+
+def _is_settled(outcome: Outcome) -> None:
+    if isinstance(outcome, FAULTS):
+        raise _unavailable("keep an answer", outcome) from outcome
+    rows_of(outcome)
+
+
+def _unavailable(doing: str, error: Exception) -> StorageUnavailable:
+    log.warning("storage failed", doing=doing, cause=_cause(error))
+    return StorageUnavailable(f"the database can't {doing} now ({_cause(error)})", metadata={"store": "sqlite"})
 
 
 def _cause(error: Exception) -> str:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
 from types import TracebackType
+from typing import TypeVar
 
 from msgspec.structs import replace
 
@@ -23,6 +24,8 @@ from chat_grpc.retrieval import MemoryState, Profile, Retriever
 from chat_grpc.storage import Batch, Cursor, Expired, Scope, Storage
 from chat_grpc.telemetry.metrics import Metrics
 from chat_grpc.telemetry.traces import Kind, Span, Tracer, reason_of
+
+T = TypeVar("T")
 
 SYSTEMS = {"gemini": "gcp.gemini"}
 """Providers that OpenTelemetry's conventions have another name for."""
@@ -36,20 +39,18 @@ class MeasuredStorage:
         self._metrics = metrics
         self._tracer = tracer
 
-    async def add(self, message: Message) -> bool:
+    def add(self, message: Message) -> Awaitable[bool]:
         """See Storage."""
-        with self._measured("add"):
-            return await self._storage.add(message)
+        return self._watched("add", self._storage.add(message))
 
     async def find_request(self, request_key: str) -> Message | None:
         """See Storage."""
         with self._measured("find_request"):
             return await self._storage.find_request(request_key)
 
-    async def settle(self, message: Message) -> None:
+    def settle(self, message: Message) -> Awaitable[None]:
         """See Storage."""
-        with self._measured("settle"):
-            await self._storage.settle(message)
+        return self._watched("settle", self._storage.settle(message))
 
     async def list_messages(self, scope: Scope, *, limit: int, before: Cursor | None = None) -> list[Message]:
         """See Storage."""
@@ -91,6 +92,26 @@ class MeasuredStorage:
     async def close(self) -> None:
         """See Storage."""
         await self._storage.close()
+
+    def _watched(self, operation: str, work: Awaitable[T]) -> Awaitable[T]:
+        """Measure what may be a plain future, and then stays one: no task is put between it and whoever waits."""
+        if not isinstance(work, asyncio.Future):
+            return self._awaited(operation, work)
+        began, span = time.perf_counter(), self._tracer.begin(f"storage {operation}", "internal")
+
+        def note(done: asyncio.Future[T]) -> None:
+            error = asyncio.CancelledError() if done.cancelled() else done.exception()
+            if error is not None:
+                span.fail(reason_of(error))
+            span.end()
+            self._metrics.storage(operation, time.perf_counter() - began, _outcome(error, "failed"))
+
+        work.add_done_callback(note)
+        return work
+
+    async def _awaited(self, operation: str, work: Awaitable[T]) -> T:
+        with self._measured(operation):
+            return await work
 
     def _measured(self, operation: str) -> _Watch:
         def record(seconds: float, error: BaseException | None) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from chat_grpc.storage.group_commit import WritingConnection
+from chat_grpc.storage.group_commit import WritingConnection, rows_of
 
 INSERT = "INSERT INTO things (id, text) VALUES (?, ?)"
 
@@ -59,7 +59,7 @@ async def kept(connection: WritingConnection) -> list[int]:
 
 
 async def write(connection: WritingConnection, *numbers: int) -> list[int | BaseException]:
-    writes = (connection.write(INSERT, (number, "x")) for number in numbers)
+    writes = (connection.write(INSERT, (number, "x"), rows_of) for number in numbers)
     return await asyncio.gather(*writes, return_exceptions=True)
 
 
@@ -91,14 +91,16 @@ async def test_rows_changed_are_told_apart(connection: Watched) -> None:
     update = "UPDATE things SET text = 'y' WHERE id >= ?"
     ignoring = f"{INSERT} ON CONFLICT DO NOTHING"
     outcomes = await asyncio.gather(
-        connection.write(update, (2,)), connection.write(ignoring, (1, "z")), connection.write(update, (9,))
+        connection.write(update, (2,), rows_of),
+        connection.write(ignoring, (1, "z"), rows_of),
+        connection.write(update, (9,), rows_of),
     )
     assert list(outcomes) == [2, 0, 0]
 
 
 async def test_a_lone_writer_waits_more_and_more_rarely(connection: Watched) -> None:
     for number in range(600):
-        await connection.write(INSERT, (number, "x"))
+        await connection.write(INSERT, (number, "x"), rows_of)
     # Tried at once, and after 2, 4, 8 ... 256 more: nine or ten times in 600, not 600.
     assert 5 <= connection.gathered <= 12
     assert set(connection.groups()) == {1}
@@ -107,17 +109,17 @@ async def test_a_lone_writer_waits_more_and_more_rarely(connection: Watched) -> 
 async def test_writers_that_come_one_by_one_are_gathered_once_that_has_helped(connection: Watched) -> None:
     await write(connection, 1, 2)  # two at once: waiting is worth it from now on
     for first in range(10, 50, 2):
-        one = asyncio.ensure_future(connection.write(INSERT, (first, "x")))
+        one = asyncio.ensure_future(connection.write(INSERT, (first, "x"), rows_of))
         await asyncio.sleep(0)  # the second comes in another turn of the loop
         await asyncio.sleep(0)
-        await connection.write(INSERT, (first + 1, "x"))
+        await connection.write(INSERT, (first + 1, "x"), rows_of)
         await one
     assert connection.gathered == 20
     assert connection.groups() == [2] * 21
 
 
 async def test_who_leaves_does_not_take_others_along(connection: Watched) -> None:
-    tasks = [asyncio.ensure_future(connection.write(INSERT, (number, "x"))) for number in range(4)]
+    tasks = [asyncio.ensure_future(connection.write(INSERT, (number, "x"), rows_of)) for number in range(4)]
     await asyncio.sleep(0)
     tasks[1].cancel()
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
@@ -144,9 +146,9 @@ async def test_one_that_can_not_be_done_fails_alone(
     await write(connection, 1)
     outcomes = await asyncio.wait_for(
         asyncio.gather(
-            connection.write(INSERT, (2, "x")),
-            connection.write(INSERT, bad),
-            connection.write(INSERT, (3, "x")),
+            connection.write(INSERT, (2, "x"), rows_of),
+            connection.write(INSERT, bad, rows_of),
+            connection.write(INSERT, (3, "x"), rows_of),
             return_exceptions=True,
         ),
         30,
@@ -154,7 +156,7 @@ async def test_one_that_can_not_be_done_fails_alone(
     assert outcomes[0] == outcomes[2] == 1
     assert isinstance(outcomes[1], error)
     with pytest.raises(error):
-        await asyncio.wait_for(connection.write(INSERT, bad), 30)  # and so it does by itself
+        await asyncio.wait_for(connection.write(INSERT, bad, rows_of), 30)  # and so it does by itself
     assert await kept(connection) == [1, 2, 3]
 
 
@@ -178,9 +180,9 @@ async def test_a_full_disk_fails_what_does_not_fit_and_nothing_else(connection: 
     [(pages,)] = await connection.execute_fetchall("PRAGMA page_count")
     await connection.execute(f"PRAGMA max_page_count = {pages + 3}")
     outcomes = await asyncio.gather(
-        connection.write(INSERT, (2, "x")),
-        connection.write(INSERT, (3, "x" * 100_000)),
-        connection.write(INSERT, (4, "x")),
+        connection.write(INSERT, (2, "x"), rows_of),
+        connection.write(INSERT, (3, "x" * 100_000), rows_of),
+        connection.write(INSERT, (4, "x"), rows_of),
         return_exceptions=True,
     )
     assert outcomes[0] == outcomes[2] == 1
@@ -193,17 +195,17 @@ async def test_a_full_disk_fails_what_does_not_fit_and_nothing_else(connection: 
 async def test_closing_while_writing_keeps_what_came_before_and_refuses_the_rest(
     connection: Watched, tmp_path: Path
 ) -> None:
-    early = [asyncio.ensure_future(connection.write(INSERT, (number, "x"))) for number in range(10)]
+    early = [asyncio.ensure_future(connection.write(INSERT, (number, "x"), rows_of)) for number in range(10)]
     await asyncio.sleep(0)
     closing = asyncio.ensure_future(connection.close())
     await asyncio.sleep(0)
-    late = asyncio.ensure_future(connection.write(INSERT, (99, "x")))
+    late = asyncio.ensure_future(connection.write(INSERT, (99, "x"), rows_of))
     outcomes = await asyncio.wait_for(asyncio.gather(*early, late, return_exceptions=True), 30)
     await closing
     assert outcomes[:10] == [1] * 10
     assert isinstance(outcomes[10], ValueError)
     with pytest.raises(ValueError, match="closed"):
-        await connection.write(INSERT, (100, "x"))
+        await connection.write(INSERT, (100, "x"), rows_of)
     with sqlite3.connect(tmp_path / "things.db") as raw:
         assert raw.execute("SELECT count(*) FROM things").fetchone() == (10,)
 
