@@ -5,7 +5,7 @@ newest page, one from the middle and the oldest one of each in turn, and prints
 the medians and their ratio. Then it walks through many pages and prints by how
 much this process has grown meanwhile. Exits with 1 if a ratio is over the limit
 or the process grows. DynamoDB Local keeps its table in memory here; a million
-messages take it about a quarter of an hour.
+messages take it some six minutes.
 
     python benchmarks/history.py [--messages N] [--rounds N] [--only sqlite|dynamodb]
 """
