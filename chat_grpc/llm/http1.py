@@ -76,7 +76,7 @@ class Origin:
         for connection in tuple(self._open):
             connection.close()
 
-    async def request(
+    async def send(
         self,
         method: str,
         path: str,
@@ -84,25 +84,32 @@ class Origin:
         body: bytes = b"",
         headers: Mapping[str, str] | None = None,
         ready: Callable[[], Awaitable[None]] | None = None,
-    ) -> Response:
-        """Send a request, and return its response as soon as the head of that is there.
+    ) -> Connection:
+        """Send a request; ``response`` of what is returned is owed next.
 
-        ``ready`` is awaited when nothing is left to do but to send. The caller
-        closes or releases the response. Cancelling this closes the connection,
-        which tells an origin that works on the request to stop.
+        ``ready`` is awaited when nothing is left to do but to send. Cancelling
+        this, or what comes after it, closes the connection, which tells an
+        origin that works on the request to stop.
 
         Raises:
-            HTTPError: there is no response.
+            HTTPError: it could not be sent.
         """
         message = self._message(method, path, headers or {}, body)
         connection = self._take_idle() or await self._connect()
         try:
             if ready is not None:
                 await ready()
-            return await connection.ask(message)
+            connection.send(message)
         except BaseException:
             connection.close()
             raise
+        return connection
+
+    async def request(
+        self, method: str, path: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> Response:
+        """Send a request, and return its response; see ``send`` and ``Connection.response``."""
+        return await (await self.send(method, path, body=body, headers=headers)).response()
 
     def _message(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> bytes:
         length = f"content-length: {len(body)}\r\n" if body else ""
@@ -261,6 +268,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._parser: httptools.HttpResponseParser | None = None
         self._asking: asyncio.Future[Response] | None = None
+        self._head: asyncio.Future[Response]
         self._response: Response | None = None
         self._headers: dict[str, str] = {}
         self._head_size = 0
@@ -273,19 +281,31 @@ class Connection(asyncio.Protocol):
         """Tell whether a request can be sent."""
         return self._transport is not None and not self._transport.is_closing()
 
-    async def ask(self, request: bytes) -> Response:
-        """Send a request, and return the head of its response.
+    def send(self, request: bytes) -> None:
+        """Send a request.
 
         Raises:
-            HTTPError: there is none.
+            HTTPError: it can't be sent.
         """
         if self._transport is None or self._transport.is_closing():
             raise HTTPError("the connection was closed meanwhile")
         self._parser = self._new_parser(self)
         self._keep_alive = False
         self._asking = asyncio.get_running_loop().create_future()
+        self._head = self._asking
         self._transport.write(request)
-        return await self._asking
+
+    async def response(self) -> Response:
+        """Return the response to what was sent as soon as its head is there; the caller closes or releases it.
+
+        Raises:
+            HTTPError: there is none.
+        """
+        try:
+            return await self._head
+        except BaseException:
+            self.close()
+            raise
 
     def serves(self, response: Response) -> bool:
         """Tell whether the connection is this response's."""

@@ -15,7 +15,7 @@ from msgspec.json import encode as _encode
 
 from chat_grpc.errors import ModelBroke, ModelError, ModelTimeout, ModelUnavailable
 from chat_grpc.llm import Ending, Prompt
-from chat_grpc.llm.http1 import HTTPError, Origin, Response
+from chat_grpc.llm.http1 import Connection, HTTPError, Origin, Response
 from chat_grpc.llm.refusals import refused, seconds
 from chat_grpc.llm.watchdog import TimeLimits, Watchdog
 from chat_grpc.llm.wire import WireAnswer, request_body
@@ -80,7 +80,7 @@ class OpenAIWire:
         """
         try:
             async with asyncio.timeout(PING_SECONDS):
-                await _read_to_end(await self._request("GET", "/models"))
+                await _read_to_end(await self._response(await self._send("GET", "/models")))
         except (TimeoutError, HTTPError):
             raise self._unreachable("ping") from None
 
@@ -90,11 +90,12 @@ class OpenAIWire:
         try:
             async with asyncio.timeout(self._limits.first_token):
                 body = _encode(request_body(prompt))
-                response = await self._request("POST", "/chat/completions", body, prompt.may_be_sent)
+                asked = await self._send("POST", "/chat/completions", body, prompt.may_be_sent)
+                answer = WireAnswer()  # here, while the provider is at work
+                response = await self._response(asked)
         except TimeoutError:
             raise self._timeout("first_token") from None
         try:
-            answer = WireAnswer()
             take, feed = response.take, answer.feed
             with Watchdog(self._limits, response.close, started=started) as watchdog:
                 while not answer.done:
@@ -129,16 +130,27 @@ class OpenAIWire:
             raise self._broke(*ending)
         return ending
 
-    async def _request(
+    async def _send(
         self, method: str, path: str, body: bytes = b"", ready: Callable[[], Awaitable[None]] | None = None
-    ) -> Response:
-        """Send a request and return its response if it is a success.
+    ) -> Connection:
+        """Send a request.
 
         Raises:
-            ModelUnavailable: it could not be sent, or was refused.
+            ModelUnavailable: it could not be sent.
         """
         try:
-            response = await self._origin.request(method, path, body=body, headers=trace_headers(), ready=ready)
+            return await self._origin.send(method, path, body=body, headers=trace_headers(), ready=ready)
+        except HTTPError:
+            raise self._unreachable("connect") from None
+
+    async def _response(self, asked: Connection) -> Response:
+        """Return the response to what was sent, if it is a success.
+
+        Raises:
+            ModelUnavailable: there is none, or the request was refused.
+        """
+        try:
+            response = await asked.response()
         except HTTPError:
             raise self._unreachable("connect") from None
         if response.status == HTTP_OK:
