@@ -309,7 +309,7 @@ def say(answer: dict[str, Any]) -> None:
 async def main(kind: str, *where: str) -> None:
     """Drive loads until stdin ends."""
     usual: Any = GrpcCaller(*where) if kind == "grpc" else SseCaller(*where)
-    light: Any = LightCaller(*where, STREAMS_PER_CHANNEL) if kind == "grpc" else usual
+    light: Any = LightCaller(where[0], STREAMS_PER_CHANNEL) if kind == "grpc" else usual
     numbers = count(time.monotonic_ns())
     while line := await asyncio.to_thread(sys.stdin.readline):
         load = msgspec.json.decode(line, type=Load)
