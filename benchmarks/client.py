@@ -5,7 +5,8 @@ once, each of which asks ``requests`` times, one after another; ``message`` is
 what they ask. Each question has a number of its own, so that no two are equal,
 unless ``same`` is set. Callers begin at random moments of ``ramp`` seconds
 (the same ones every time). ``hold`` answers as soon as every caller has had its
-first token and keeps the streams open until the next line comes.
+first token and keeps the streams open until the next line comes. ``light`` asks
+gRPC servers with http2.py instead of grpc.aio; it can't ``hold``.
 
 Times are taken as the bytes arrive; what they say is read when the load is over.
 
@@ -31,6 +32,7 @@ from typing import Any, Protocol
 import msgspec
 import stamp
 import uvloop
+from http2 import LightCaller
 
 STREAMS_PER_CHANNEL = 25
 """gRPC streams on one connection: a caller is no machine of its own, nor do all share one."""
@@ -51,6 +53,7 @@ class Load(msgspec.Struct):
     same: bool = False
     hold: bool = False
     keep_events: bool = False
+    light: bool = False
 
 
 @dataclass(slots=True)
@@ -305,11 +308,15 @@ def say(answer: dict[str, Any]) -> None:
 
 async def main(kind: str, *where: str) -> None:
     """Drive loads until stdin ends."""
-    caller: Any = GrpcCaller(*where) if kind == "grpc" else SseCaller(*where)
+    usual: Any = GrpcCaller(*where) if kind == "grpc" else SseCaller(*where)
+    light: Any = LightCaller(where[0], STREAMS_PER_CHANNEL) if kind == "grpc" else usual
     numbers = count(time.monotonic_ns())
     while line := await asyncio.to_thread(sys.stdin.readline):
         load = msgspec.json.decode(line, type=Load)
+        caller = light if load.light else usual
         if load.hold:
+            if caller is not usual:
+                sys.exit("a load that holds needs grpc.aio: leave out light")
             say(await hold(caller, load, numbers))
             continue
         started = time.monotonic_ns()

@@ -31,10 +31,12 @@ class Load:
     requests: int = 1
     ramp: float = 0.0
     same: bool = False
+    light: bool = False
 
     def arguments(self) -> dict[str, Any]:
         """Return what the client is told beside the message."""
-        return {"streams": self.streams, "requests": self.requests, "ramp": self.ramp, "same": self.same}
+        told = ("streams", "requests", "ramp", "same", "light")
+        return {name: getattr(self, name) for name in told}
 
 
 @dataclass(frozen=True, slots=True)
