@@ -81,6 +81,7 @@ class Answering:
         degraded: the parts that were missing.
         guardrail: the id of the rule that refused the message or withheld the answer's rest; "" if none did.
         suggested: what may be asked instead, then.
+        started: the readers have been told that it is accepted.
         abandoned: its readers have left, and it goes on only for others.
         common: what other servers know of it; None where there are none.
     """
@@ -108,6 +109,7 @@ class Answering:
         "searching",
         "sending",
         "session",
+        "started",
         "suggested",
         "task",
     )
@@ -129,6 +131,7 @@ class Answering:
         self.guardrail = ""
         self.suggested: tuple[SuggestedQuestion, ...] = ()
         self.abandoned = False
+        self.started = False
         self.common: Common | None = None
         self.task: asyncio.Task[None] | None = None
         self._events: Log[Event] = Log()

@@ -412,13 +412,15 @@ class Conversation:
         return kept
 
     def _say_kept(self, answering: Answering, kept: asyncio.Future[bool]) -> None:
-        """Say that the message has been accepted, and what has been found for it by then."""
         if not kept.cancelled() and kept.exception() is None and kept.result():
+            self._say_started(answering)
+
+    def _say_started(self, answering: Answering) -> None:
+        """Say that the message has been accepted, unless that was said, and what has been found for it since."""
+        if not answering.started:
+            answering.started = True
             message = answering.message
             answering.say(Started(message.id, message.session_id, message.request_id))
-            self._say_found(answering)
-
-    def _say_found(self, answering: Answering) -> None:
         if answering.found is not None:
             answering.say(answering.found)
             answering.found = None
@@ -463,7 +465,7 @@ class Conversation:
         if seen is not None or writer:
             if answering.kept is None:
                 await self._keep(answering, answering.message)
-            self._say_found(answering)
+            self._say_started(answering)
             # Keeping it took a moment: what was being written may be whole by now, or have failed.
             flight = seen if seen and seen.answer else self._flights.get(key)
             if flight is not None:
@@ -473,7 +475,7 @@ class Conversation:
             # The model's request is got ready meanwhile, and not sent before.
             asked = replace(asked, kept=self._begin_to_keep(answering, answering.message))
         else:
-            self._say_found(answering)
+            self._say_started(answering)
         with self._flights.begin(key) as flight:
             answering.stays_for(lambda: self._abandon(answering, flight, key))
             relayed = await self._relay(answering, flight, common, writer) if common and writer else None
@@ -501,6 +503,8 @@ class Conversation:
         began = time.monotonic()
         try:
             opened = await self._open(answering, asked)
+            # It may have answered sooner than the reader was told that the message is kept.
+            self._say_started(answering)
             ending = await self._pass_on(answering, flight, opened, began)
         except BaseException as error:
             cause = answering.cause(error)
@@ -752,7 +756,7 @@ class Conversation:
             "answered", message_id=settled.id, model=settled.model, tokens=answer.usage.total_tokens, cached=cached
         )
         if at_once:
-            self._say_found(answering)
+            self._say_started(answering)
             answering.say_text(answer.text)
         answering.say(_completed(settled, answering.suggested))
 

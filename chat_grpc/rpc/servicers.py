@@ -36,12 +36,15 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
         """Answer one message. It writes by itself: a generator would be on the way of every event."""
         writer = EventWriter(context.write)  # the interceptor lets bytes through
         asked = convert.chat_request(request, caller_of(context, self._trusted))
-        async with aclosing(self._conversation.chat(asked, writer.give)) as events:
-            async for event in events:
-                message = delta_bytes(event) if isinstance(event, str) else convert.event(event).SerializeToString()
-                if (taking := writer.begin(message)) is not None:
-                    await taking
-        await writer.drain()
+        try:
+            async with aclosing(self._conversation.chat(asked, writer.give)) as events:
+                async for event in events:
+                    message = delta_bytes(event) if isinstance(event, str) else convert.event(event).SerializeToString()
+                    if (taking := writer.begin(message)) is not None:
+                        await taking
+            await writer.drain()
+        finally:
+            writer.leave()
 
     async def ListSuggestedQuestions(
         self, request: chat_pb2.ListSuggestedQuestionsRequest, context: Context

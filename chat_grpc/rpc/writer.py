@@ -57,6 +57,11 @@ class EventWriter:
                 await _done(self._left)
             self._end()
 
+    def leave(self) -> None:
+        """Be done with it; if the last write fails, or has failed, nobody needs to hear of it any more."""
+        if self._left is not None:
+            self._left.add_done_callback(_heard)
+
     async def _begin_later(self, message: bytes) -> None:
         await self.drain()
         self._begin(message)
@@ -79,6 +84,11 @@ class EventWriter:
             except StopIteration:
                 return
             raise RuntimeError("a write waits for more than one thing")
+
+
+def _heard(left: asyncio.Future[Any]) -> None:
+    if not left.cancelled():
+        left.exception()  # else asyncio reports that nobody has looked at it
 
 
 @types.coroutine

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import grpc
 import pytest
 
 from chat_grpc._gen.chat.v1 import chat_pb2, history_pb2
+from chat_grpc.domain import FinishReason
+from chat_grpc.llm import Ending, Models, Opened, Prompt
 from tests.support.fixtures import StartService
 from tests.support.memvid import Memvid
 from tests.support.service import Failure, Service, failure_of, text_of
@@ -58,6 +61,38 @@ async def status(service: Service, user: str) -> Message:
             if message.status != Message.STATUS_PENDING:
                 return message
             await asyncio.sleep(0.01)
+
+
+class AtOnce:
+    """Models of which the first one answers in the very moment in which it may be asked."""
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._models, name)
+
+    async def begin(self, prompt: Prompt) -> Opened:
+        async def rest() -> AsyncGenerator[str | Ending, None]:
+            yield "say"
+            yield Ending(FinishReason.STOP, None)
+
+        while prompt.kept is not None and not prompt.kept.done():
+            await asyncio.sleep(0)
+        return Opened("local/test-model", False, "They ", rest(), lambda _: None, lambda: None)  # noqa: FBT003 (fallback)
+
+
+async def test_a_model_that_answers_at_once_is_not_heard_before_the_message_is_known_to_be_kept(
+    chat_service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conversation = chat_service.parts.conversation
+    monkeypatch.setattr(conversation, "_models", AtOnce(conversation._models))
+    for question in ("What?", "When?"):
+        events = await chat_service.ask(question, options=Options(retrieval=False))
+        assert text_of(events) == "They say"
+        kinds = [event.WhichOneof("event") for event in events]
+        assert kinds[:3] == ["started", "retrieval", "delta"]
+        assert kinds[-1] == "completed"
 
 
 # --- the cache ---------------------------------------------------------------
