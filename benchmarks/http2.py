@@ -1,4 +1,4 @@
-"""A light gRPC client for paced loads: just enough HTTP/2 (RFC 9113) and gRPC, as an asyncio protocol.
+"""A light gRPC client that measures delays: just enough HTTP/2 (RFC 9113) and gRPC, as an asyncio protocol.
 
 At 10,000 tokens a second grpc.aio's client takes more than half a processor for
 itself. On a machine of two cores it is then the client that decides how late

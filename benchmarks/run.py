@@ -64,6 +64,7 @@ def everything(count: int) -> tuple[list[rows.Row], int]:
             rounds.run(rows.INSTANT, everybody, count, repeat=REPEAT)
             rounds.run(rows.PACED_100, everybody, count)
             rounds.run(rows.PACED_200, everybody, count)
+            rounds.run(rows.DELAY, [contestants[one] for one in ("grpc", "sse", "bare")], count)
             rounds.run(rows.PACED_10, everybody, count)
             rounds.run(rows.FIRST_TOKEN, everybody, count)
             for load in (*rows.GROWTH_INSTANT, *rows.GROWTH_PACED):
