@@ -21,12 +21,13 @@ from chat_grpc._gen.gateway.v1 import docs_pb2_grpc, gateway_pb2_grpc, metrics_p
 from chat_grpc.auth import authenticator, exposure
 from chat_grpc.cache.memory import MemoryCache
 from chat_grpc.conversation.admission import Admission
+from chat_grpc.conversation.flight import TENANT
 from chat_grpc.conversation.guardrails.table import chosen as chosen_rules
 from chat_grpc.conversation.health import HealthReporter
 from chat_grpc.conversation.history import History
 from chat_grpc.conversation.limits import MemoryTokenBuckets, Rate
 from chat_grpc.conversation.page_tokens import PAGE_TOKENS, PageTokens
-from chat_grpc.conversation.pipeline import TENANT, Conversation
+from chat_grpc.conversation.pipeline import Conversation
 from chat_grpc.conversation.retention import Retention
 from chat_grpc.conversation.sessions import Sessions
 from chat_grpc.conversation.system_prompt import SystemPrompt

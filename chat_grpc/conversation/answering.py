@@ -13,7 +13,7 @@ from msgspec import Struct
 from chat_grpc.cache import CachedAnswer
 from chat_grpc.conversation.log import Log, Place
 from chat_grpc.conversation.sessions import Session
-from chat_grpc.domain import ChatRequest, Event, Message, Part, Retrieved, SuggestedQuestion
+from chat_grpc.domain import ChatRequest, Completed, Event, Message, Part, Retrieved, Started, SuggestedQuestion
 from chat_grpc.errors import Draining
 from chat_grpc.llm import Prompt
 from chat_grpc.shared import Lease, Opening
@@ -166,6 +166,39 @@ class Answering:
     def say(self, event: Event) -> None:
         """Write the next event."""
         self._events.append(event)
+
+    def say_started(self) -> None:
+        """Say that the message has been accepted, unless that has been said."""
+        if not self.started:
+            self.started = True
+            message = self.message
+            self._events.append(Started(message.id, message.session_id, message.request_id))
+
+    def say_found(self) -> None:
+        """Say that the message has been accepted, and what has been found for it, as far as that has not been said."""
+        self.say_started()
+        if self.found is not None:
+            self._events.append(self.found)
+            self.found = None
+
+    def say_completed(self, suggested: tuple[SuggestedQuestion, ...]) -> None:
+        """Say that the whole answer has been kept, as the message tells by then."""
+        message = self.message
+        assert message.finish_reason is not None  # noqa: S101 (completed messages have one)
+        assert message.usage is not None  # noqa: S101 (and were counted)
+        self._events.append(
+            Completed(
+                message.id,
+                message.session_id,
+                message.model,
+                message.created_at,
+                message.finish_reason,
+                message.usage,
+                cached=message.cached,
+                degraded=message.degraded,
+                suggested_questions=suggested,
+            )
+        )
 
     def say_text(self, text: str) -> None:
         """Write the next piece of text."""

@@ -20,6 +20,9 @@ HELD_UP_SECONDS = 0.1
 KEY_VERSION = 1
 """Changes whenever the meaning of a key does, so that no answer of an older program is found."""
 
+TENANT = ""
+"""Whose answers are shared: everybody's, as long as there is one tenant."""
+
 
 def key_of(prompt: Prompt, *, tenant: str, model: str) -> str:
     """Return the name that equal requests have in common.

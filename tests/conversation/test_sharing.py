@@ -86,7 +86,7 @@ async def test_a_model_that_answers_at_once_is_not_heard_before_the_message_is_k
     chat_service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     conversation = chat_service.parts.conversation
-    monkeypatch.setattr(conversation, "_models", AtOnce(conversation._models))
+    monkeypatch.setattr(conversation._writer, "_models", AtOnce(conversation._writer._models))
     for question in ("What?", "When?"):
         events = await chat_service.ask(question, options=Options(retrieval=False))
         assert text_of(events) == "They say"

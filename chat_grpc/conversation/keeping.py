@@ -1,0 +1,129 @@
+"""Keeping a message: as pending before a model is asked, and settled whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+from msgspec.structs import replace
+
+from chat_grpc.cache import CachedAnswer
+from chat_grpc.conversation.answering import Answering
+from chat_grpc.conversation.costs import Costs
+from chat_grpc.conversation.guardrails.table import reason_of
+from chat_grpc.conversation.peers import Peers
+from chat_grpc.conversation.tasks import Tasks
+from chat_grpc.domain import Exchange, Message, Status
+from chat_grpc.errors import ChatError
+from chat_grpc.storage import Storage
+from chat_grpc.telemetry import logs
+from chat_grpc.telemetry.metrics import Metrics
+
+log = logs.get(__name__)
+
+
+class Keeper:
+    """Keeps messages, and says so to their readers. One instance serves all callers.
+
+    Args:
+        storage: where messages are kept.
+        costs: what an answer that was broken off has cost.
+        peers: the other servers, which are told what was said; None where there are none.
+        metrics: where it is counted how messages ended.
+        tasks: those that keep, and are not to be broken off.
+    """
+
+    def __init__(self, *, storage: Storage, costs: Costs, peers: Peers | None, metrics: Metrics, tasks: Tasks) -> None:
+        self._storage = storage
+        self._costs = costs
+        self._peers = peers
+        self._metrics = metrics
+        self._tasks = tasks
+
+    async def keep(self, answering: Answering, message: Message) -> bool:
+        """Keep the message for the first time, and say that it has been accepted; False if one of its name is kept."""
+        return await asyncio.shield(self.begin(answering, message))
+
+    def begin(self, answering: Answering, message: Message) -> asyncio.Future[bool]:
+        """Begin to keep the message for the first time; what is returned tells what ``keep`` does."""
+        # Not to be broken off: whoever settles the message has to know whether it is there.
+        answering.kept = kept = self._tasks.track(asyncio.ensure_future(self._storage.add(message)))
+        # Said a turn of the loop later, so that a model's request which waits for this goes out first.
+        say_soon = asyncio.get_running_loop().call_soon
+        kept.add_done_callback(lambda _: say_soon(self._say_kept, answering, kept))
+        return kept
+
+    def _say_kept(self, answering: Answering, kept: asyncio.Future[bool]) -> None:
+        """Say that the message has been accepted, and what has been found for it by then."""
+        if not kept.cancelled() and kept.exception() is None and kept.result():
+            answering.say_found()
+
+    async def complete(self, answering: Answering, answer: CachedAnswer, *, cached: bool) -> None:
+        """Keep the whole answer, then say that it is complete."""
+        settled = replace(
+            answering.message,
+            status=Status.COMPLETED,
+            answer=answer.text,
+            model=answer.model,
+            finish_reason=answer.finish_reason,
+            error_reason=reason_of(answering.guardrail) if answering.guardrail else "",
+            # An answer that was written for somebody else is not paid for again.
+            usage=replace(answer.usage, cost_usd=0.0) if cached else answer.usage,
+            completed_at=datetime.now(UTC),
+            cached=cached,
+            degraded=answering.degraded,
+        )
+        at_once = answering.found is not None
+        if answering.kept is None:  # nothing had to be asked for it
+            await self.keep(answering, settled)
+        else:
+            await asyncio.shield(self._tasks.track(asyncio.ensure_future(self._storage.settle(settled))))
+        answering.message = settled
+        self._metrics.message_ended(settled.status)
+        if not answering.guardrail:  # else a model would be sent it with the next message
+            exchange = Exchange(settled.message, settled.answer)
+            answering.session.exchanges.append(exchange)
+            if self._peers is not None and answering.common is not None:
+                await self._peers.share(answering, answering.common, exchange)
+        log.debug(
+            "answered", message_id=settled.id, model=settled.model, tokens=answer.usage.total_tokens, cached=cached
+        )
+        if at_once:
+            answering.say_found()
+            answering.say_text(answer.text)
+        answering.say_completed(answering.suggested)
+
+    async def settle_failure(self, answering: Answering, error: BaseException) -> None:
+        """Keep how a message ended that was not completed."""
+        if isinstance(error, asyncio.CancelledError | GeneratorExit):
+            status, reason = Status.CANCELLED, "CANCELLED"
+        else:
+            status = Status.PARTIAL if answering.pieces else Status.FAILED
+            reason = error.reason if isinstance(error, ChatError) else "INTERNAL"
+        answering.message = replace(
+            answering.message,
+            status=status,
+            answer="".join(answering.pieces),
+            error_reason=reason,
+            usage=await self._costs.of_broken_off(answering, error),
+            completed_at=datetime.now(UTC),
+            degraded=answering.degraded,
+        )
+        await asyncio.shield(self._tasks.track(asyncio.ensure_future(self._settle_kept(answering))))
+
+    async def _settle_kept(self, answering: Answering) -> None:
+        """Keep the end of a message, unless it is one that is kept already."""
+        message = answering.message
+        try:
+            if answering.kept is None:
+                await self._storage.add(message)
+            elif await answering.kept:
+                await self._storage.settle(message)
+            else:
+                return
+        except ChatError as fault:
+            # The error that ended the message is what the caller must hear of.
+            log.warning("the end of a message could not be kept", message_id=message.id, reason=fault.reason)
+        else:
+            log.info("not answered", message_id=message.id, status=message.status, reason=message.error_reason)
+            self._metrics.message_ended(message.status)
