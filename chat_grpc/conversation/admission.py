@@ -204,10 +204,15 @@ def check(shortage: Shortage | None) -> None:
     # Rounded up to milliseconds: who waits exactly this long must find a token.
     seconds = math.ceil(shortage.seconds * 1000) / 1000
     raise TooManyRequests(
-        f"more messages than the {claim.rate} that one {whose} may send; try again in {seconds:g} s",
+        f"more messages than the {claim.rate} that one {whose} may send; try again in {_spoken(seconds)}",
         metadata={"limit": claim.limit, "quota": str(claim.rate)},
         retry_after=seconds,
     )
+
+
+def _spoken(seconds: float) -> str:
+    """Write a wait as people would, never shorter than it is."""
+    return f"{math.ceil(seconds)} s" if seconds >= 1 else f"{math.ceil(seconds * 1000)} ms"
 
 
 def _too_many_streams(scope: str, quota: int, what: str) -> TooManyRequests:

@@ -131,6 +131,19 @@ async def test_the_wait_that_is_told_is_exact(clock: Clock, rate: Rate) -> None:
         clock.pass_seconds(rate.interval / SECOND - wait)
 
 
+@pytest.mark.parametrize(
+    ("rate", "passed", "words"),
+    [(Rate(1, "minute"), 49.199, "11 s"), (Rate(1, "minute"), 59.0, "1 s"), (Rate(5, "second"), 0.0, "200 ms")],
+)
+async def test_the_wait_is_told_in_whole_seconds_or_milliseconds(
+    clock: Clock, rate: Rate, passed: float, words: str
+) -> None:
+    limits = admission(clock, user_limit=rate)
+    await passes(limits, *[request("alice")] * rate.count)
+    clock.pass_seconds(passed)
+    assert (await refused(limits, request("alice"))).message.endswith(f"; try again in {words}")
+
+
 async def test_the_wait_shrinks_as_time_passes(clock: Clock) -> None:
     limits = admission(clock, user_limit=Rate(1, "minute"))
     await passes(limits, request("alice"))
