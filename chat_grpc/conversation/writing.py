@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 
 from msgspec.structs import replace
@@ -19,7 +20,7 @@ from chat_grpc.conversation.peers import Peers
 from chat_grpc.conversation.tasks import Tasks
 from chat_grpc.domain import FinishReason, Part
 from chat_grpc.errors import ChatError, ModelBroke, ModelError, StorageUnavailable
-from chat_grpc.llm import Ending, Models, Opened, Prompt
+from chat_grpc.llm import Ending, Models, Opened, Prompt, Sink
 from chat_grpc.telemetry.metrics import Metrics
 from chat_grpc.telemetry.tokens import TokenGaps
 
@@ -163,42 +164,25 @@ class Writer:
             answering.degraded += (Part.LLM,)
         return opened
 
-    # In two, each token would pass through another frame.
-    async def _pass_on(  # noqa: C901, PLR0912
-        self, answering: Answering, flight: Flight, opened: Opened, began: float
-    ) -> Ending:
-        """Give the readers each piece as it comes; ``began`` is when the models were asked.
-
-        What stands in the inner loop is paid for every token.
-        """
-        piece = opened.first
+    async def _pass_on(self, answering: Answering, flight: Flight, opened: Opened, began: float) -> Ending:
+        """Give the readers each piece as it comes; ``began`` is when the models were asked."""
+        first, ending = opened.first, None
         guard = self._guarding.guard_of(answering)
         look = guard.look if guard else None
-        clock, last, gaps = time.monotonic, time.monotonic(), TokenGaps()
+        first_at, gaps = time.monotonic(), TokenGaps()
+        give = _giver(answering, flight, look, gaps)
         try:
             async with aclosing(opened.rest) as rest:
-                if isinstance(piece, str):
-                    if text := look(piece) if look else piece:
+                if isinstance(first, str):
+                    if text := look(first) if look else first:
                         flight.text.append(text)
                         if (taking := answering.pass_text(text)) is not None:
                             await taking
-                    self._metrics.first_token(_provider(opened.model), last - began)
-                    async for piece in rest:
-                        if not isinstance(piece, str):
-                            break
-                        now = clock()
-                        gaps.add(now - last)
-                        last = now
-                        if look is not None and not (piece := look(piece)):
-                            continue  # all of it is held back
-                        flight.text.append(piece)
-                        if flight.followed:
-                            answering.say_text(piece)
-                        elif (taking := answering.pass_text(piece)) is not None:
-                            flight.handing_since = now
-                            await taking
-                            flight.handing_since = None
-                if isinstance(piece, str):
+                    self._metrics.first_token(_provider(opened.model), first_at - began)
+                    ending = await _give_rest(rest, give)
+                else:
+                    ending = first
+                if ending is None:
                     raise ModelBroke(
                         "the provider ended without an ending", provider=_provider(opened.model), stage="stream"
                     )
@@ -213,11 +197,52 @@ class Writer:
             if leak.before:
                 _say(answering, flight, leak.before)
             self._guarding.withhold(answering, leak.rule)
-            piece = Ending(FinishReason.CONTENT_FILTER, None)
+            ending = Ending(FinishReason.CONTENT_FILTER, None)
         finally:
             self._metrics.merge_gaps(gaps)
         opened.succeeded()
-        return piece
+        return ending
+
+
+async def _give_rest(rest: AsyncGenerator[str | Ending, Sink | None], give: Sink) -> Ending | None:
+    """Have the rest of an answer given; return its ending, None if it has none."""
+    try:
+        piece = await anext(rest)
+        while isinstance(piece, str):
+            if (taking := give(piece)) is not None:
+                await taking
+            # A provider that can gives what follows where it arrives, and yields nothing but the ending.
+            piece = await rest.asend(give)
+    except StopAsyncIteration:
+        return None
+    return piece
+
+
+def _giver(answering: Answering, flight: Flight, look: Callable[[str], str] | None, gaps: TokenGaps) -> Sink:
+    """Return what gives the readers a piece of text; what stands in it is paid for every token."""
+    clock, last = time.monotonic, time.monotonic()
+
+    def give(text: str) -> Awaitable[None] | None:
+        nonlocal last
+        now = clock()
+        gaps.add(now - last)
+        last = now
+        if look is not None and not (text := look(text)):
+            return None  # all of it is held back
+        flight.text.append(text)
+        if flight.followed:
+            answering.say_text(text)
+            return None
+        taking = answering.pass_text(text)
+        return None if taking is None else _handing(flight, taking, now)
+
+    return give
+
+
+async def _handing(flight: Flight, taking: Awaitable[None], since: float) -> None:
+    flight.handing_since = since
+    await taking
+    flight.handing_since = None
 
 
 def _provider(model: str) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from typing import Protocol
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Protocol, TypeAlias
 
 from msgspec import Struct
 
@@ -55,6 +55,10 @@ class Ending(Struct, frozen=True):
     usage: Usage | None
 
 
+Sink: TypeAlias = Callable[[str], Awaitable[None] | None]
+"""Takes a piece of text; what it returns, if anything, is to be awaited before the next."""
+
+
 class Provider(Protocol):
     """Something that writes answers."""
 
@@ -65,12 +69,16 @@ class Provider(Protocol):
     models: frozenset[str]
     """The models that a request may name."""
 
-    def stream(self, prompt: Prompt) -> AsyncGenerator[str | Ending, None]:
+    def stream(self, prompt: Prompt) -> AsyncGenerator[str | Ending, Sink | None]:
         """Yield the answer's text as it arrives (never an empty str), then its Ending.
 
         A stream that ends without Ending has not been answered. Closing the
         generator at any point ends the upstream request. Nothing is sent before
         ``prompt.may_be_sent`` has returned.
+
+        Whoever reads may send the generator a sink: a provider that can gives it
+        the text that follows right where it arrives, so that no task is woken for
+        it, and yields the Ending next. Others go on as they would without.
 
         Raises:
             ModelError: the provider failed; what was yielded before stands.
@@ -93,7 +101,7 @@ class Opened(Struct, frozen=True):
         model: the full name (provider/model) of the model that writes it.
         fallback: whether another than the first choice writes it.
         first: its first piece.
-        rest: what follows, to be closed by whoever has it.
+        rest: what follows, to be closed by whoever has it; it may be sent a sink.
         failed: to be called if ``rest`` raises ModelError.
         succeeded: to be called when ``rest`` has come to its Ending.
     """
@@ -101,7 +109,7 @@ class Opened(Struct, frozen=True):
     model: str
     fallback: bool
     first: str | Ending
-    rest: AsyncGenerator[str | Ending, None]
+    rest: AsyncGenerator[str | Ending, Sink | None]
     failed: Callable[[ModelError], None]
     succeeded: Callable[[], None]
 

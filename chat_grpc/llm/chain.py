@@ -21,7 +21,7 @@ from functools import partial
 from msgspec.structs import replace
 
 from chat_grpc.errors import ModelBroke, ModelError, ModelTimeout, ModelUnavailable
-from chat_grpc.llm import Ending, Opened, Prompt, Provider
+from chat_grpc.llm import Ending, Opened, Prompt, Provider, Sink
 from chat_grpc.llm.breaker import OPEN, Attempt, Breaker
 from chat_grpc.llm.refusals import ASK_TO_WAIT, BRIEF_FAULTS, LASTING, REQUEST_FAULTS
 from chat_grpc.telemetry import logs
@@ -155,7 +155,7 @@ class Chain:
 
 async def _begin(
     link: Link, prompt: Prompt, attempt: Attempt
-) -> tuple[str | Ending, AsyncGenerator[str | Ending, None]]:
+) -> tuple[str | Ending, AsyncGenerator[str | Ending, Sink | None]]:
     """Return the first piece of a link's answer, and what gives the others; tell the breaker.
 
     Raises:

@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
 
 from chat_grpc.domain import FinishReason, Passage, Usage
-from chat_grpc.llm import Ending, Prompt
+from chat_grpc.llm import Ending, Prompt, Sink
 from chat_grpc.llm.tokens import estimate
 
 MODEL = "quotes"
@@ -147,7 +147,7 @@ class Extractive:
     def __init__(self, *, standing_in: bool = False) -> None:
         self._standing_in = standing_in
 
-    async def stream(self, prompt: Prompt) -> AsyncGenerator[str | Ending, None]:
+    async def stream(self, prompt: Prompt) -> AsyncGenerator[str | Ending, Sink | None]:
         """Yield the answer quote by quote, then its Ending."""
         await prompt.may_be_sent()
         pieces = [UNREACHABLE] if prompt.passages is None else list(answer(prompt.question, prompt.passages))

@@ -175,7 +175,7 @@ class Response:
         headers: by lower-case name; of a name that comes twice, the last one.
     """
 
-    __slots__ = ("_connection", "_pieces", "_size", "_waiter", "broken", "ended", "headers", "status")
+    __slots__ = ("_connection", "_pieces", "_push", "_size", "_waiter", "broken", "ended", "headers", "status")
 
     def __init__(self, connection: Connection, status: int, headers: dict[str, str]) -> None:
         self.status = status
@@ -187,6 +187,7 @@ class Response:
         self._connection = connection
         self._pieces: list[bytes] = []
         self._size = 0
+        self._push: Callable[[bytes], bool] | None = None
         self._waiter: asyncio.Future[None] | None = None
 
     def take(self) -> bytes:
@@ -207,6 +208,18 @@ class Response:
         if self._pieces or self.ended:
             waiter.set_result(None)
         return waiter
+
+    async def push(self, to: Callable[[bytes], bool]) -> None:
+        """Have ``to`` called with what each read of the socket brings, right there, until it returns False.
+
+        Returns when it has, or when something is there to be taken or the body
+        has ended. Nobody is woken for what it takes.
+        """
+        self._push = to
+        try:
+            await self.more()
+        finally:
+            self._push = None
 
     async def read(self) -> bytes:
         """Return what has arrived, at least one byte; b"" at the end.
@@ -233,12 +246,17 @@ class Response:
             self._connection.close()
 
     def feed(self, data: bytes) -> None:
-        """Take a piece of the body."""
+        """Take a piece of the body; ``arrived`` is owed when there are no more for now."""
         self._pieces.append(data)
         self._size += len(data)
         if self._size > MAX_UNREAD:
             self._connection.pause()
-        self._wake()
+
+    def arrived(self) -> None:
+        """Hand over what has been fed: all that a read of the socket brought, at once."""
+        if self._pieces and (self._push is None or not self._push(self.take())):
+            self._push = None
+            self._wake()
 
     def end(self, *, broken: bool) -> None:
         """Take note of the end."""
@@ -348,11 +366,16 @@ class Connection(asyncio.Protocol):
         if self._parser is None:
             self.close()  # nobody asked for anything
             return
+        response = self._response
         try:
             self._parser.feed_data(data)
         except self._parser_error:
             self._fail("no HTTP/1.1")
             self.close()
+        if response is None:
+            response = self._response  # its head came with this
+        if response is not None:
+            response.arrived()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell whoever waits."""

@@ -31,7 +31,7 @@ from typing import Any, Self, TypeVar
 
 from chat_grpc.domain import FinishReason, Usage
 from chat_grpc.errors import ModelBroke, ModelError, ModelTimeout, ModelUnavailable
-from chat_grpc.llm import Ending, Prompt
+from chat_grpc.llm import Ending, Prompt, Sink
 from chat_grpc.llm.refusals import refused, seconds
 from chat_grpc.llm.watchdog import TimeLimits
 from chat_grpc.llm.wire import CUT, EMPTY, ERROR, FINISH_REASONS, PROTOCOL
@@ -138,7 +138,7 @@ class LiteLLM:
         if self._litellm is not None:
             await self._litellm.close_litellm_async_clients()
 
-    async def stream(self, prompt: Prompt) -> AsyncGenerator[str | Ending, None]:
+    async def stream(self, prompt: Prompt) -> AsyncGenerator[str | Ending, Sink | None]:
         """Yield the answer as it arrives; see llm.Provider."""
         await self.open()
         await prompt.may_be_sent()

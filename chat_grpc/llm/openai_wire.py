@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from msgspec.json import encode as _encode
 
 from chat_grpc.errors import ModelBroke, ModelError, ModelTimeout, ModelUnavailable
-from chat_grpc.llm import Ending, Prompt
+from chat_grpc.llm import Ending, Prompt, Sink
 from chat_grpc.llm.http1 import Connection, HTTPError, Origin, Response
 from chat_grpc.llm.refusals import refused, seconds
 from chat_grpc.llm.watchdog import TimeLimits, Watchdog
@@ -84,7 +84,7 @@ class OpenAIWire:
         except (TimeoutError, HTTPError):
             raise self._unreachable("ping") from None
 
-    async def stream(self, prompt: Prompt) -> AsyncGenerator[str | Ending, None]:
+    async def stream(self, prompt: Prompt) -> AsyncGenerator[str | Ending, Sink | None]:
         """Yield the answer as it arrives; see llm.Provider."""
         started = time.monotonic()
         try:
@@ -97,6 +97,7 @@ class OpenAIWire:
             raise self._timeout("first_token") from None
         try:
             take, feed = response.take, answer.feed
+            sink: Sink | None = None
             with Watchdog(self._limits, response.close, started=started) as watchdog:
                 while not answer.done:
                     chunk = take()
@@ -104,14 +105,21 @@ class OpenAIWire:
                         if response.ended:
                             break
                         watchdog.waiting()
-                        await response.more()
-                        continue
-                    text = feed(chunk)
-                    if answer.alive:
-                        answer.alive = False
-                        watchdog.arrived()
-                    if text:
-                        yield text
+                        if sink is None:
+                            await response.more()
+                            continue
+                        pouring = _Pouring(answer, watchdog, sink)
+                        await response.push(pouring.take)
+                        await pouring.end()
+                    else:
+                        text = feed(chunk)
+                        if answer.alive:
+                            answer.alive = False
+                            watchdog.arrived()
+                        if text and sink is None:
+                            sink = yield text
+                        elif text and sink is not None and (taking := sink(text)) is not None:
+                            await taking
                     if answer.failure is not None:
                         raise self._broke(*answer.failure)
             yield self._ending(answer, response, watchdog.expired)
@@ -170,6 +178,44 @@ class OpenAIWire:
         return ModelTimeout(
             f"the model provider {self.name} {words[limit]} within the time limit", provider=self.name, stage=limit
         )
+
+
+class _Pouring:
+    """Gives a sink the text that arrives, where it arrives, for as long as it takes it at once."""
+
+    __slots__ = ("_answer", "_fault", "_sink", "_taking", "_watchdog")
+
+    def __init__(self, answer: WireAnswer, watchdog: Watchdog, sink: Sink) -> None:
+        self._answer = answer
+        self._watchdog = watchdog
+        self._sink = sink
+        self._taking: Awaitable[None] | None = None
+        self._fault: BaseException | None = None
+
+    def take(self, chunk: bytes) -> bool:
+        """Take what has arrived; return whether more can be taken so."""
+        answer = self._answer
+        text = answer.feed(chunk)
+        if answer.alive:
+            answer.alive = False
+            self._watchdog.arrived()
+        if text:
+            try:
+                self._taking = self._sink(text)
+            except BaseException as error:  # noqa: BLE001 (whatever it is, it is for whoever reads the answer)
+                self._fault = error
+                return False
+        if self._taking is not None or answer.done or answer.failure is not None:
+            return False
+        self._watchdog.waiting()
+        return True
+
+    async def end(self) -> None:
+        """Wait until the sink has taken what it was given last; raise what it raised."""
+        if self._fault is not None:
+            raise self._fault
+        if self._taking is not None:
+            await self._taking
 
 
 async def _linger(response: Response) -> None:

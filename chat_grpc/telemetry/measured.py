@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from chat_grpc.cache import Cache, CachedAnswer
 from chat_grpc.domain import Message, Passage
 from chat_grpc.errors import ChatError
-from chat_grpc.llm import Ending, Models, Opened, Prompt
+from chat_grpc.llm import Ending, Models, Opened, Prompt, Sink
 from chat_grpc.retrieval import MemoryState, Profile, Retriever
 from chat_grpc.storage import Batch, Cursor, Expired, Scope, Storage
 from chat_grpc.telemetry.metrics import Metrics
@@ -230,7 +230,7 @@ class TracedModels:
         await self._models.close()
 
 
-async def _followed(opened: Opened, span: Span) -> AsyncGenerator[str | Ending, None]:
+async def _followed(opened: Opened, span: Span) -> AsyncGenerator[str | Ending, Sink | None]:
     """Yield what is left of an answer, and end its span with it."""
     try:
         if isinstance(opened.first, Ending):

@@ -11,7 +11,7 @@ import pytest
 
 from chat_grpc._gen.chat.v1 import chat_pb2, history_pb2
 from chat_grpc.domain import FinishReason
-from chat_grpc.llm import Ending, Models, Opened, Prompt
+from chat_grpc.llm import Ending, Models, Opened, Prompt, Sink
 from tests.support.fixtures import StartService
 from tests.support.memvid import Memvid
 from tests.support.service import Failure, Service, failure_of, text_of
@@ -73,7 +73,7 @@ class AtOnce:
         return getattr(self._models, name)
 
     async def begin(self, prompt: Prompt) -> Opened:
-        async def rest() -> AsyncGenerator[str | Ending, None]:
+        async def rest() -> AsyncGenerator[str | Ending, Sink | None]:
             yield "say"
             yield Ending(FinishReason.STOP, None)
 

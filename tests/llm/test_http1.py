@@ -125,6 +125,75 @@ async def test_each_piece_is_there_before_the_next_is_sent() -> None:
         assert await response.read() == b""
 
 
+async def test_what_arrives_is_pushed_where_it_arrives_until_it_is_not_wanted_any_more() -> None:
+    taken = asyncio.Event()
+    pushed: list[bytes] = []
+
+    def take(chunk: bytes) -> bool:
+        pushed.append(chunk)
+        taken.set()
+        return chunk != b"three"
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.say(CHUNKED)
+        for pieces in ((b"one",), (b"two", b"and", b"more"), (b"three",), (b"four",)):
+            # All chunks of one read come as one piece.
+            await peer.say(b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces))
+            await taken.wait()
+            taken.clear()
+        await peer.say(b"0\r\n\r\n")
+
+    async with serving(script) as server, origin_of(server.url) as origin:
+        response = await origin.request("GET", "/")
+        await response.push(take)
+        assert pushed == [b"one", b"twoandmore", b"three"]
+        assert await response.read() == b"four"
+        taken.set()
+        await response.push(take)  # nothing comes any more, and that ends it too
+        assert response.ended
+        assert not response.broken
+        assert pushed == [b"one", b"twoandmore", b"three"]
+        response.release()
+        assert server.connections == 1
+
+
+async def test_who_stops_waiting_for_what_is_pushed_is_not_called_again() -> None:
+    pushed: list[bytes] = []
+    go_on = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.say(CHUNKED)
+        await go_on.wait()
+        await peer.say(b"3\r\none\r\n0\r\n\r\n")
+
+    async with serving(script) as server, origin_of(server.url) as origin:
+        response = await origin.request("GET", "/")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await response.push(lambda chunk: pushed.append(chunk) is None)
+        go_on.set()
+        assert await whole(response) == b"one"
+        assert pushed == []
+
+
+async def test_a_cut_ends_what_is_pushed() -> None:
+    pushed: list[bytes] = []
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.say(CHUNKED + b"3\r\none\r\n")
+
+    async with serving(script) as server, origin_of(server.url) as origin:
+        response = await origin.request("GET", "/")
+        while not response.ended:
+            await response.push(lambda chunk: pushed.append(chunk) is None)
+            pushed.append(response.take())
+        assert b"".join(pushed) == b"one"
+        assert response.broken
+
+
 async def test_a_connection_serves_one_request_after_the_other() -> None:
     async def script(peer: Peer) -> None:
         while True:

@@ -122,46 +122,53 @@ async def test_each_token_leaves_when_it_arrives(chat_service: Service, model: U
     assert model.chats[0].finished
 
 
+async def half(exchange: Exchange) -> None:
+    """Send a part of an answer in several pieces, each by itself: from the third on they are given where they arrive."""
+    for piece in ("half", " an", " a", "ns"):
+        await exchange.text(piece)
+        await asyncio.sleep(0.01)
+
+
 async def cut(exchange: Exchange) -> None:
     await exchange.start()
-    await exchange.text("half an ans")
+    await half(exchange)
     exchange.close()
 
 
 async def reset(exchange: Exchange) -> None:
     await exchange.start()
-    await exchange.text("half an ans")
+    await half(exchange)
     await asyncio.sleep(0.05)
     exchange.reset()
 
 
 async def no_finish_reason(exchange: Exchange) -> None:
     await exchange.start()
-    await exchange.text("half an ans")
+    await half(exchange)
     await exchange.finish(None)
 
 
 async def broken_json(exchange: Exchange) -> None:
     await exchange.start()
-    await exchange.text("half an ans")
+    await half(exchange)
     await exchange.send(b'data: {"choices": [{"delta": {"con\n\n')
 
 
 async def error_object(exchange: Exchange) -> None:
     await exchange.start()
-    await exchange.text("half an ans")
+    await half(exchange)
     await exchange.event({"error": {"message": "SECRET-UPSTREAM-TEXT", "code": 502}})
 
 
 async def error_finish(exchange: Exchange) -> None:
     await exchange.start()
-    await exchange.text("half an ans")
+    await half(exchange)
     await exchange.finish("error")
 
 
 async def endless_line(exchange: Exchange) -> None:
     await exchange.start()
-    await exchange.text("half an ans")
+    await half(exchange)
     for _ in range(40):
         await exchange.send(b"x" * 65536)
 
@@ -269,7 +276,7 @@ async def stall_after_head(exchange: Exchange) -> None:
 
 async def stall_after_text(exchange: Exchange) -> None:
     await exchange.start()
-    await exchange.text("half an ans")
+    await half(exchange)
     await exchange.gone.wait()
 
 
