@@ -146,6 +146,7 @@ async def test_what_arrives_is_pushed_where_it_arrives_until_it_is_not_wanted_an
 
     async with serving(script) as server, origin_of(server.url) as origin:
         response = await origin.request("GET", "/")
+        take(await response.read())
         await response.push(take)
         assert pushed == [b"one", b"twoandmore", b"three"]
         assert await response.read() == b"four"

@@ -276,7 +276,7 @@ async def stall_after_head(exchange: Exchange) -> None:
 
 async def stall_after_text(exchange: Exchange) -> None:
     await exchange.start()
-    await half(exchange)
+    await exchange.text("half an ans")
     await exchange.gone.wait()
 
 
