@@ -163,6 +163,10 @@ async def test_who_stops_waiting_for_what_is_pushed_is_not_called_again() -> Non
     pushed: list[bytes] = []
     go_on = asyncio.Event()
 
+    def take(chunk: bytes) -> bool:
+        pushed.append(chunk)
+        return True
+
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.say(CHUNKED)
@@ -173,7 +177,7 @@ async def test_who_stops_waiting_for_what_is_pushed_is_not_called_again() -> Non
         response = await origin.request("GET", "/")
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.01):
-                await response.push(lambda chunk: pushed.append(chunk) is None)
+                await response.push(take)
         go_on.set()
         assert await whole(response) == b"one"
         assert pushed == []
@@ -182,6 +186,10 @@ async def test_who_stops_waiting_for_what_is_pushed_is_not_called_again() -> Non
 async def test_a_cut_ends_what_is_pushed() -> None:
     pushed: list[bytes] = []
 
+    def take(chunk: bytes) -> bool:
+        pushed.append(chunk)
+        return True
+
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.say(CHUNKED + b"3\r\none\r\n")
@@ -189,7 +197,7 @@ async def test_a_cut_ends_what_is_pushed() -> None:
     async with serving(script) as server, origin_of(server.url) as origin:
         response = await origin.request("GET", "/")
         while not response.ended:
-            await response.push(lambda chunk: pushed.append(chunk) is None)
+            await response.push(take)
             pushed.append(response.take())
         assert b"".join(pushed) == b"one"
         assert response.broken
