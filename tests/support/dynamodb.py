@@ -62,7 +62,7 @@ def dynamodb_local_command(port: int, *, folder: Path | None = None) -> list[str
 
 def moto_command(port: int) -> list[str]:
     """Return the command that serves moto."""
-    return [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    return [sys.executable, str(Path(__file__).with_name("moto_server.py")), str(port)]
 
 
 @asynccontextmanager
