@@ -152,6 +152,11 @@ class Peers:
             if isinstance(taken, Lease):
                 common.lease = taken
                 break
+            if isinstance(taken, CachedAnswer):
+                answering.say_text(taken.text)
+                flight.text.append(taken.text)
+                await self._guarding.take_over(answering, taken)
+                return taken
             writer = taken
         return None
 

@@ -143,8 +143,13 @@ class SharedState(Protocol):
             Unavailable: WRITER_LOST, it broke off.
         """
 
-    async def take_over(self, key: str, writer: str) -> Lease | str:
-        """Get the right to write an answer from a writer who is gone, or return who has got it; "" if nobody else."""
+    async def take_over(self, key: str, writer: str) -> Lease | CachedAnswer | str:
+        """Get the right to write an answer from a writer who is gone.
+
+        Returns:
+            The right; or the answer, if somebody else has got it and has written it since; or who has got it,
+            "" if nobody else.
+        """
 
     async def forget(self, scope: Scope) -> None:
         """Drop the sessions of a user, or one session."""

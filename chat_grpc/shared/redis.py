@@ -184,12 +184,15 @@ class RedisState:
         """See SharedState."""
         return follow(self._link, self._names, key, writer)
 
-    async def take_over(self, key: str, writer: str) -> Lease | str:
+    async def take_over(self, key: str, writer: str) -> Lease | CachedAnswer | str:
         """See SharedState."""
+        args = {**self._writing, "key": key, "answer": self._names.answer(key)}
         try:
-            held, other = await self._link.run(scripts.TAKE_OVER, self._names.fence, {**self._writing, "key": key})
+            held, other, *written = await self._link.run(scripts.TAKE_OVER, self._names.fence, args)
         except NotShared:
             return ""
+        if written and (answer := decode(written[0])) is not None:
+            return answer
         if not held:
             return self._other(other, writer)
         return self._hold(key, held)

@@ -106,6 +106,9 @@ TAKE_OVER = (
     _LEASE
     + """
 local a = cmsgpack.unpack(ARGV[1])
+-- Whoever took over before may have written it by now.
+local answer = redis.call('GET', a.answer)
+if answer then return {'', '', answer} end
 return {lease(a, a.key)}
 """
 )

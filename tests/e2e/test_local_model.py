@@ -71,9 +71,11 @@ async def service(start: StartService, llama: Llama) -> AsyncIterator[Service]:
 
 @asynccontextmanager
 async def behind_envoy(service: Service, folder: Path) -> AsyncIterator[aiohttp.ClientSession]:
-    with running_edge(int(service.address.rpartition(":")[2]), folder) as edge:
-        async with aiohttp.ClientSession(edge.url, timeout=aiohttp.ClientTimeout(HANG)) as session:
-            yield session
+    async with (
+        running_edge(int(service.address.rpartition(":")[2]), folder) as edge,
+        aiohttp.ClientSession(edge.url, timeout=aiohttp.ClientTimeout(HANG)) as session,
+    ):
+        yield session
 
 
 async def status_of(service: Service, user_id: str = "anna") -> Any:

@@ -86,7 +86,7 @@ async def several(tmp_path: Path, model: Upstream, memory: Memvid) -> AsyncItera
         starts = [server(tmp_path, model, memory, free_port()) for _ in range(3)]
         servers = [await stack.enter_async_context(start) for start in starts]
         upstreams = ", ".join(f"127.0.0.1:{server.port}" for server in servers)
-        running = stack.enter_context(running_edge(1, tmp_path, grpc_upstreams=upstreams))
+        running = await stack.enter_async_context(running_edge(1, tmp_path, grpc_upstreams=upstreams))
         http = await stack.enter_async_context(
             aiohttp.ClientSession(
                 running.url, timeout=aiohttp.ClientTimeout(60), connector=aiohttp.TCPConnector(limit=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +43,9 @@ async def gateway(request: pytest.FixtureRequest) -> AsyncIterator[Gateway]:
 
 
 @pytest.fixture
-def running(gateway: Gateway, tmp_path: Path) -> Iterator[Edge]:
+async def running(gateway: Gateway, tmp_path: Path) -> AsyncIterator[Edge]:
     """A real Envoy in front of ``gateway``."""
-    with running_edge(gateway.grpc_port, tmp_path) as edge:
+    async with running_edge(gateway.grpc_port, tmp_path) as edge:
         yield edge
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,10 @@ class Edge:
                 yield json.loads(line)
 
 
-@contextmanager
-def running_edge(grpc_port: int, folder: Path, change: Change | None = None, **settings: Any) -> Iterator[Edge]:
+@asynccontextmanager
+async def running_edge(
+    grpc_port: int, folder: Path, change: Change | None = None, **settings: Any
+) -> AsyncIterator[Edge]:
     """Run an Envoy in front of the server on a port; its output goes to a file in ``folder``."""
     port = free_port()
     config = edge.render(Settings(http_port=port, grpc_port=grpc_port, **settings))
@@ -59,21 +61,27 @@ def running_edge(grpc_port: int, folder: Path, change: Change | None = None, **s
     log = folder / f"envoy-{port}.log"
     command = [str(edge.binary()), *edge.arguments(config)]
     # To a file: a pipe that nobody reads would stop Envoy once it is full.
-    with log.open("w") as out, subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT) as process:
-        try:
-            _wait(process, port, log)
-            yield Edge(port, log)
-        finally:
+    with log.open("w") as out:
+        process = await asyncio.create_subprocess_exec(*command, stdout=out, stderr=subprocess.STDOUT)
+    try:
+        await _listening(process, port, log)
+        yield Edge(port, log)
+    finally:
+        if process.returncode is None:
             process.terminate()
-            process.wait(timeout=10)
+        async with asyncio.timeout(10):
+            await process.wait()
 
 
-def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    while process.poll() is None:
+async def _listening(process: asyncio.subprocess.Process, port: int, log: Path) -> None:
+    """Wait until Envoy does; it asks the server for its health first, which may be one of this very loop."""
+    while process.returncode is None:
         try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
         except ConnectionRefusedError:
-            time.sleep(0.01)
+            await asyncio.sleep(0.01)
             continue
+        writer.close()
         return
-    pytest.fail(f"Envoy ended with {process.returncode}: {log.read_text()}")
+    said = await asyncio.to_thread(log.read_text)
+    pytest.fail(f"Envoy ended with {process.returncode}: {said}")

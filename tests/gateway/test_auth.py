@@ -55,10 +55,12 @@ ATTACKS = {
 @asynccontextmanager
 async def at_the_edge(start: StartService, folder: Path, **settings: str) -> AsyncIterator[tuple[Client, Edge]]:
     """Start the server and an Envoy in front of it."""
-    async with start(**settings) as service:
-        with running_edge(int(service.address.rpartition(":")[2]), folder) as edge:
-            async with aiohttp.ClientSession(edge.url, timeout=aiohttp.ClientTimeout(30)) as http:
-                yield http, edge
+    async with (
+        start(**settings) as service,
+        running_edge(int(service.address.rpartition(":")[2]), folder) as edge,
+        aiohttp.ClientSession(edge.url, timeout=aiohttp.ClientTimeout(30)) as http,
+    ):
+        yield http, edge
 
 
 @pytest.fixture
@@ -214,7 +216,7 @@ async def test_the_api_key_of_openais_sdk_is_the_credential(start: StartService,
 async def test_a_page_of_another_origin_may_send_a_token(start: StartService, tmp_path: Path) -> None:
     async with start(**JWT) as service:
         port = int(service.address.rpartition(":")[2])
-        with running_edge(port, tmp_path, cors_origins="https://chat.example.org") as edge:
+        async with running_edge(port, tmp_path, cors_origins="https://chat.example.org") as edge:
             asked = {"origin": "https://chat.example.org", "access-control-request-method": "POST"}
             async with aiohttp.ClientSession(edge.url) as http:
                 async with http.options("/api/v1/chat", headers=asked) as response:

@@ -29,9 +29,11 @@ WEB = {"content-type": "application/grpc-web+proto", "x-grpc-web": "1"}
 @pytest.fixture
 async def site(gateway: Gateway, tmp_path: Path) -> AsyncIterator[aiohttp.ClientSession]:
     """A client of an edge whose answers two origins may read."""
-    with running_edge(gateway.grpc_port, tmp_path, cors_origins=f"https://chat.example.org, {OURS}") as edge:
-        async with aiohttp.ClientSession(edge.url, timeout=aiohttp.ClientTimeout(20)) as session:
-            yield session
+    async with (
+        running_edge(gateway.grpc_port, tmp_path, cors_origins=f"https://chat.example.org, {OURS}") as edge,
+        aiohttp.ClientSession(edge.url, timeout=aiohttp.ClientTimeout(20)) as session,
+    ):
+        yield session
 
 
 def preflight(origin: str) -> dict[str, str]:

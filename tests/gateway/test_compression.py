@@ -45,10 +45,12 @@ def client(edge: Edge) -> aiohttp.ClientSession:
 @pytest.fixture
 async def raw(start: StartService, tmp_path: Path) -> AsyncIterator[aiohttp.ClientSession]:
     """A client of the whole server."""
-    async with start() as service:
-        with running_edge(int(service.address.rpartition(":")[2]), tmp_path) as edge:
-            async with client(edge) as session:
-                yield session
+    async with (
+        start() as service,
+        running_edge(int(service.address.rpartition(":")[2]), tmp_path) as edge,
+        client(edge) as session,
+    ):
+        yield session
 
 
 async def test_files_are_compressed_where_that_is_asked_for(raw: aiohttp.ClientSession) -> None:
@@ -105,24 +107,27 @@ async def test_events_are_neither_compressed_nor_held_back(gateway: Gateway, tmp
     texts = [str(number) * 3000 for number in range(len(gates))]  # more than the least that is compressed
     steps: list[Step] = [step for gate, text in zip(gates, texts, strict=True) for step in (gate, text)]
     gateway.conversation.script = [STARTED, NOTHING, *steps, COMPLETED]
-    with running_edge(gateway.grpc_port, tmp_path, change) as edge:
-        async with (
-            client(edge) as http,
-            asyncio.timeout(20),
-            http.post("/api/v1/chat", json={"message": "How?"}, headers=GZIP) as response,
-        ):
-            assert "content-encoding" not in response.headers
-            await response.content.readuntil(b"\n\n")
-            for gate, text in zip(gates, texts, strict=True):
-                gate.set()
-                event = await response.content.readuntil(b"\n\n")
-                assert json.loads(event.removeprefix(b"data: "))["content"] == text
+    async with (
+        running_edge(gateway.grpc_port, tmp_path, change) as edge,
+        client(edge) as http,
+        asyncio.timeout(20),
+        http.post("/api/v1/chat", json={"message": "How?"}, headers=GZIP) as response,
+    ):
+        assert "content-encoding" not in response.headers
+        await response.content.readuntil(b"\n\n")
+        for gate, text in zip(gates, texts, strict=True):
+            gate.set()
+            event = await response.content.readuntil(b"\n\n")
+            assert json.loads(event.removeprefix(b"data: "))["content"] == text
 
 
 async def test_an_answer_as_one_object_is_not_compressed(gateway: Gateway, tmp_path: Path) -> None:
     gateway.conversation.script = [STARTED, NOTHING, "x" * 5000, COMPLETED]
     body = {"content": "How?", "user_id": "ada"}
-    with running_edge(gateway.grpc_port, tmp_path) as edge:
-        async with client(edge) as http, http.post("/chat", json=body, headers=GZIP) as response:
-            assert "content-encoding" not in response.headers
-            assert "x" * 5000 in await response.text()
+    async with (
+        running_edge(gateway.grpc_port, tmp_path) as edge,
+        client(edge) as http,
+        http.post("/chat", json=body, headers=GZIP) as response,
+    ):
+        assert "content-encoding" not in response.headers
+        assert "x" * 5000 in await response.text()

@@ -106,10 +106,12 @@ async def started(folder: Path, **settings: str) -> AsyncIterator[Stack]:
     memory = Memvid()
     async with upstream() as model, memvid(memory) as port:
         given = {"CHAT_LLM_BASE_URL": model.url, "CHAT_MEMVID_GRPC_URL": f"127.0.0.1:{port}"} | settings
-        async with service(folder, **given) as server:
-            with running_edge(int(server.address.rpartition(":")[2]), folder) as edge:
-                async with aiohttp.ClientSession(edge.url, timeout=aiohttp.ClientTimeout(30)) as http:
-                    yield Stack(server, edge, model, memory, http)
+        async with (
+            service(folder, **given) as server,
+            running_edge(int(server.address.rpartition(":")[2]), folder) as edge,
+            aiohttp.ClientSession(edge.url, timeout=aiohttp.ClientTimeout(30)) as http,
+        ):
+            yield Stack(server, edge, model, memory, http)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -734,14 +736,16 @@ async def test_limits_are_10_a_minute_for_an_address_on_api_b_and_60_for_a_user_
 
 
 async def test_without_a_server_it_is_503(tmp_path: Path) -> None:
-    with running_edge(9, tmp_path) as edge:
-        async with aiohttp.ClientSession(edge.url, timeout=aiohttp.ClientTimeout(30)) as http:
-            for path in (CHAT_A, CHAT_B):
-                async with http.post(path, json={}) as response:
-                    answered = Answered(response.status, response.headers, response.content_type, await response.read())
-                check_headers(answered)
-                check_error(answered, 503, "UNAVAILABLE", 14)
-                assert answered.headers["retry-after"] == "1"
+    async with (
+        running_edge(9, tmp_path) as edge,
+        aiohttp.ClientSession(edge.url, timeout=aiohttp.ClientTimeout(30)) as http,
+    ):
+        for path in (CHAT_A, CHAT_B):
+            async with http.post(path, json={}) as response:
+                answered = Answered(response.status, response.headers, response.content_type, await response.read())
+            check_headers(answered)
+            check_error(answered, 503, "UNAVAILABLE", 14)
+            assert answered.headers["retry-after"] == "1"
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,11 @@ Message = history_pb2.Message
 async def behind_envoy(service: Service) -> AsyncIterator[aiohttp.ClientSession]:
     """An HTTP client of an Envoy in front of a server."""
     port = int(service.address.rpartition(":")[2])
-    with TemporaryDirectory() as folder, running_edge(port, Path(folder)) as edge:
-        async with aiohttp.ClientSession(edge.url, timeout=aiohttp.ClientTimeout(20)) as session:
+    with TemporaryDirectory() as folder:
+        async with (
+            running_edge(port, Path(folder)) as edge,
+            aiohttp.ClientSession(edge.url, timeout=aiohttp.ClientTimeout(20)) as session,
+        ):
             yield session
 
 

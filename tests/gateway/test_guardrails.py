@@ -23,11 +23,13 @@ SUGGESTED = [{"question": "What is it?", "category": "general"}]
 @pytest.fixture
 async def http(start: StartService, tmp_path: Path) -> AsyncIterator[aiohttp.ClientSession]:
     """An HTTP client of a real Envoy in front of the whole server."""
-    async with start(CHAT_LLM_API_KEY=KEY, CHAT_REST_RATE_LIMIT="off") as service:
-        with running_edge(int(service.address.rpartition(":")[2]), tmp_path) as edge:
-            timeout = aiohttp.ClientTimeout(20)
-            async with aiohttp.ClientSession(edge.url, timeout=timeout) as session:
-                yield session
+    async with (
+        start(CHAT_LLM_API_KEY=KEY, CHAT_REST_RATE_LIMIT="off") as service,
+        running_edge(int(service.address.rpartition(":")[2]), tmp_path) as edge,
+    ):
+        timeout = aiohttp.ClientTimeout(20)
+        async with aiohttp.ClientSession(edge.url, timeout=timeout) as session:
+            yield session
 
 
 @asynccontextmanager

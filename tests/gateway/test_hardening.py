@@ -158,7 +158,7 @@ async def test_the_access_log_is_json_without_queries(running: Edge, http: aioht
 
 
 async def test_the_access_log_is_text_for_people(gateway: Gateway, tmp_path: Path) -> None:
-    with running_edge(gateway.grpc_port, tmp_path, log_format="text") as edge:
+    async with running_edge(gateway.grpc_port, tmp_path, log_format="text") as edge:
         async with aiohttp.ClientSession(edge.url) as http, http.get("/nope"):
             pass
         async with asyncio.timeout(10):
@@ -174,14 +174,17 @@ async def test_an_edge_without_memory_says_so(gateway: Gateway, tmp_path: Path) 
             action for action in config["overload_manager"]["actions"] if "accepting" in action["name"]
         ]
 
-    with running_edge(gateway.grpc_port, tmp_path, tiny) as edge:
-        async with aiohttp.ClientSession(edge.url) as http, asyncio.timeout(20):
-            while True:
-                async with http.get("/health") as response:
-                    body = await response.json()
-                if response.status != 200:
-                    break
-                await asyncio.sleep(0.05)
+    async with (
+        running_edge(gateway.grpc_port, tmp_path, tiny) as edge,
+        aiohttp.ClientSession(edge.url) as http,
+        asyncio.timeout(20),
+    ):
+        while True:
+            async with http.get("/health") as response:
+                body = await response.json()
+            if response.status != 200:
+                break
+            await asyncio.sleep(0.05)
     assert (response.status, body["error"], response.headers["retry-after"]) == (503, "OVERLOADED", "1")
 
 
@@ -189,7 +192,7 @@ async def test_connections_are_limited(gateway: Gateway, tmp_path: Path) -> None
     def few(config: dict[str, Any]) -> None:
         _monitor(config, "downstream_max_connections")["max_active_downstream_connections"] = 2
 
-    with running_edge(gateway.grpc_port, tmp_path, few) as edge:
+    async with running_edge(gateway.grpc_port, tmp_path, few) as edge:
 
         def client() -> aiohttp.ClientSession:
             return aiohttp.ClientSession(edge.url, timeout=aiohttp.ClientTimeout(20))

@@ -32,9 +32,11 @@ async def behind_envoy(service: Service, **settings: Any) -> AsyncIterator[aioht
     """An HTTP client of an Envoy in front of a server."""
     folder = Path(service.settings.database_url.partition("///")[2]).parent
     timeout = aiohttp.ClientTimeout(20)
-    with running_edge(int(service.address.rpartition(":")[2]), folder, **settings) as edge:
-        async with aiohttp.ClientSession(edge.url, timeout=timeout) as session:
-            yield session
+    async with (
+        running_edge(int(service.address.rpartition(":")[2]), folder, **settings) as edge,
+        aiohttp.ClientSession(edge.url, timeout=timeout) as session,
+    ):
+        yield session
 
 
 async def metrics(http: aiohttp.ClientSession) -> Scrape:

@@ -162,10 +162,12 @@ async def test_the_edge_passes_reflection_on_where_it_is_offered(
 ) -> None:
     async with start(CHAT_REFLECTION="true") as service:
         port = int(service.address.rpartition(":")[2])
-        with running_edge(port, tmp_path, **settings) as edge:
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{edge.port}") as channel:
-                found = await services(channel, SERVICE_NAMES[0])
-                assert (found is not None) is offered
+        async with (
+            running_edge(port, tmp_path, **settings) as edge,
+            grpc.aio.insecure_channel(f"127.0.0.1:{edge.port}") as channel,
+        ):
+            found = await services(channel, SERVICE_NAMES[0])
+            assert (found is not None) is offered
 
 
 async def calls_started(channel: grpc.aio.Channel, metadata: Metadata | None = None) -> int:
@@ -210,10 +212,12 @@ def test_every_method_of_channelz_has_a_scope() -> None:
 async def test_the_edge_never_passes_channelz_on(start: StartService, tmp_path: Path) -> None:
     async with start(CHAT_CHANNELZ="true") as service:
         port = int(service.address.rpartition(":")[2])
-        with running_edge(port, tmp_path, channelz=True) as edge:
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{edge.port}") as channel:
-                with pytest.raises(grpc.aio.AioRpcError) as refused:
-                    await calls_started(channel)
+        async with (
+            running_edge(port, tmp_path, channelz=True) as edge,
+            grpc.aio.insecure_channel(f"127.0.0.1:{edge.port}") as channel,
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await calls_started(channel)
     assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 

@@ -139,18 +139,21 @@ async def test_envoy_and_the_commands_speak_tls_to_the_server(
         port = int(service.address.rpartition(":")[2])
         names: dict[str, Any] = {name.removeprefix("CHAT_").lower(): value for name, value in settings.items()}
         shown = {"authorization": f"Bearer {token()}"}
-        with running_edge(port, tmp_path, **names) as edge:
-            async with (
-                aiohttp.ClientSession(edge.url) as http,
-                http.post("/api/v1/chat", json={"message": "How?", "stream": False}, headers=shown) as response,
-            ):
-                assert (await response.json())["message"] == "Hello there."
+        async with (
+            running_edge(port, tmp_path, **names) as edge,
+            aiohttp.ClientSession(edge.url) as http,
+            http.post("/api/v1/chat", json={"message": "How?", "stream": False}, headers=shown) as response,
+        ):
+            assert (await response.json())["message"] == "Hello there."
         stranger = server_certificate("127.0.0.1")
         (tmp_path / "stranger").mkdir()
         other = names | {"tls_ca_file": str(stranger.authority(tmp_path / "stranger"))}
-        with running_edge(port, tmp_path, **other) as edge:
-            async with aiohttp.ClientSession(edge.url) as http, http.get("/health") as response:
-                assert response.status == 503
+        async with (
+            running_edge(port, tmp_path, **other) as edge,
+            aiohttp.ClientSession(edge.url) as http,
+            http.get("/health") as response,
+        ):
+            assert response.status == 503
         asked = await cli("chat", "How?", "--address", f"localhost:{port}", CHAT_TOKEN=token(), **settings)
         assert asked.stdout == "Hello there.\n", asked.stderr
         wrong = await cli("health", "--address", f"localhost:{port}", **settings | {"CHAT_TLS_CA_FILE": "missing"})

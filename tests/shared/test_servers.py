@@ -505,6 +505,25 @@ async def test_a_pilot_that_dies_is_taken_over_from(two: tuple[Service, Service]
     assert sorted(client.events[-1].completed.cached for client in clients) == [False, True]
 
 
+async def test_what_another_wrote_after_a_pilot_died_is_not_written_again(
+    two: tuple[Service, Service], redis: RedisServer, model: Upstream
+) -> None:
+    await two[0].ask("How?")
+    [answer] = redis.keys("*answer:*")
+    written = redis.client.get(answer)
+    redis.client.delete(answer)
+    key = answer.partition("answer:")[2]
+    redis.client.set(f"chat:v1:{{-}}:flight:{key}", "dead:999", px=1500)
+    client = Client(two[1], "How?")
+    async with asyncio.timeout(10):
+        while not redis.client.exists("chat:v1:{-}:stream:dead:999"):
+            await asyncio.sleep(0.01)
+    redis.client.set(answer, written)  # as a server does that took over, and is done
+    assert text_of(await client.finish()) == "Hello there."
+    assert client.events[-1].completed.cached
+    assert len(model.chats) == 1
+
+
 async def test_a_pilot_that_dies_in_the_middle_makes_followers_ask_again(
     two: tuple[Service, Service], redis: RedisServer
 ) -> None:

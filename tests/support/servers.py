@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shutil
 from collections.abc import AsyncIterator
@@ -74,7 +73,7 @@ async def several_servers(folder: Path, model: Upstream, memory: Memvid, **envir
             await serving(address, "chat.v1.ChatService")
             servers.append(Server(process, address))
         upstreams = ",".join(server.address for server in servers)
-        running = await asyncio.to_thread(stack.enter_context, running_edge(1, folder, grpc_upstreams=upstreams))
+        running = await stack.enter_async_context(running_edge(1, folder, grpc_upstreams=upstreams))
         http = await stack.enter_async_context(
             aiohttp.ClientSession(
                 running.url, timeout=aiohttp.ClientTimeout(120), connector=aiohttp.TCPConnector(limit=0)

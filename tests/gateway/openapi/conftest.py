@@ -27,9 +27,8 @@ def document() -> dict[str, Any]:
 @pytest.fixture
 async def site(start: StartService, tmp_path: Path) -> AsyncIterator[Edge]:
     """Envoy in front of the whole server, which refuses nobody for asking too much."""
-    async with start(**LIMITS_OFF) as service:
-        with running_edge(int(service.address.rpartition(":")[2]), tmp_path) as edge:
-            yield edge
+    async with start(**LIMITS_OFF) as service, running_edge(int(service.address.rpartition(":")[2]), tmp_path) as edge:
+        yield edge
 
 
 @pytest.fixture

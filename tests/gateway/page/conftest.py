@@ -35,9 +35,8 @@ StartSite = Callable[..., AbstractAsyncContextManager[Site]]
 @asynccontextmanager
 async def site_of(start: StartService, folder: Path, **settings: str) -> AsyncIterator[Site]:
     """Start the server and Envoy; keywords are further settings of the server."""
-    async with start(**settings) as service:
-        with running_edge(int(service.address.rpartition(":")[2]), folder) as edge:
-            yield Site(edge.url, service)
+    async with start(**settings) as service, running_edge(int(service.address.rpartition(":")[2]), folder) as edge:
+        yield Site(edge.url, service)
 
 
 @pytest.fixture
