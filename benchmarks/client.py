@@ -38,6 +38,8 @@ STREAMS_PER_CHANNEL = 25
 """gRPC streams on one connection: a caller is no machine of its own, nor do all share one."""
 LAST = 10
 """Tokens at the end of a stream that tell whether it has fallen behind."""
+IDLE_SECONDS = 2.0
+"""How long a connection is kept: uvicorn closes it after 5, perhaps in the moment in which it is used again."""
 PATIENCE = 5.0
 """Seconds without another first token after which no more are expected."""
 CONTENT = re.compile(rb'"content": ?"([a-z ]+)"')
@@ -145,8 +147,8 @@ class SseCaller:
             f"POST {self._path} HTTP/1.1\r\nhost: {self._host}:{self._port}\r\nauthorization: Bearer sk-none\r\n"
             f"content-type: application/json\r\naccept: text/event-stream\r\ncontent-length: {len(body)}\r\n\r\n"
         )
-        while self._idle and self._idle[-1].transport.is_closing():
-            self._idle.pop()
+        while self._idle and not self._idle[-1].usable:
+            self._idle.pop().transport.abort()
         if self._idle:
             connection = self._idle.pop()
         else:
@@ -185,9 +187,15 @@ class _Connection(asyncio.Protocol):
 
     transport: asyncio.Transport
 
+    @property
+    def usable(self) -> bool:
+        """Whether the server still has it."""
+        return not self.transport.is_closing() and time.monotonic() - self._ended < IDLE_SECONDS
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # it is always one
         self.transport = transport
         self._done: asyncio.Future[None] | None = None
+        self._ended = 0.0
 
     async def ask(self, request: bytes, seen: Seen) -> None:
         """Send a request and return when its response has ended; ConnectionError if it is no success."""
@@ -196,6 +204,7 @@ class _Connection(asyncio.Protocol):
         self._done = asyncio.get_running_loop().create_future()
         self.transport.write(request)
         await self._done
+        self._ended = time.monotonic()
 
     def data_received(self, data: bytes) -> None:
         seen = self._seen

@@ -1,4 +1,4 @@
-"""Driving loads in rounds, each contestant in turn, so that whatever else happens on the machine hits all alike."""
+"""Driving loads in rounds, each load and each contestant in turn, so that whatever else happens hits all alike."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,15 @@ class Load:
         """Return what the client is told beside the message."""
         told = ("streams", "requests", "ramp", "same", "light")
         return {name: getattr(self, name) for name in told}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A load, and who is asked; LiteLLM once, the others ``repeat`` times in a row."""
+
+    load: Load
+    contestants: Sequence[Contestant]
+    repeat: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,20 +83,28 @@ class Rounds:
         self.disturbed = 0
         """Samples that were kept although something else was running each time."""
 
-    def run(self, load: Load, contestants: Iterable[Contestant], rounds: int, *, repeat: int = 1) -> None:
-        """Drive a load in rounds, after one that is thrown away; ``repeat`` times in a row but for LiteLLM."""
-        contestants = tuple(contestants)
+    def run(self, plans: Iterable[Plan], rounds: int) -> None:
+        """Drive all loads in each round, after a round that is thrown away.
+
+        All of them in each: a machine is faster and slower by turns of minutes,
+        as others use its caches, and each load is to see as much of both.
+        """
+        plans = tuple(plans)
         for number in range(-1, rounds):
-            for contestant in contestants:
-                # Its warm-up may be short: a round of its own takes as long as all others together.
-                slow = contestant.name == "litellm"
-                if number < 0 and slow:
-                    contestant.client.load("tokens=20", streams=20)
-                    continue
-                sample = self._calm(load, contestant, 1 if slow else repeat)
-                if number >= 0:
-                    self.samples[load.name, contestant.name].append(sample)
-            progress(f"{load.name}: round {number + 1} of {rounds}")
+            for plan in plans:
+                self._drive(plan, warm_up=number < 0)
+                progress(f"round {number + 1} of {rounds}: {plan.load.name}")
+
+    def _drive(self, plan: Plan, *, warm_up: bool) -> None:
+        for contestant in plan.contestants:
+            # Its warm-up may be short: a round of its own takes as long as all others together.
+            slow = contestant.name == "litellm"
+            if warm_up and slow:
+                contestant.client.load("tokens=20", streams=20)
+                continue
+            sample = self._calm(plan.load, contestant, 1 if slow else plan.repeat)
+            if not warm_up:
+                self.samples[plan.load.name, contestant.name].append(sample)
 
     def median(self, load: str, contestant: str, figure: str) -> float:
         """Return the median over the rounds: of a method of Sample, or of what the client saw."""
@@ -105,6 +122,17 @@ class Rounds:
             return self.median(load, one, figure) / self.median(load, other, figure)
         pairs = zip(ours, others, strict=True)
         return statistics.median(mine.figure(figure) / theirs.figure(figure) for mine, theirs in pairs)
+
+    def ratios(self, loads: Sequence[str], contestant: str, figure: str) -> list[float]:
+        """Return what each load has of what the first one has: the median over the rounds of the ratio within a round."""
+        first = self.samples[loads[0], contestant]
+        return [
+            statistics.median(
+                sample.figure(figure) / other.figure(figure)
+                for sample, other in zip(self.samples[load, contestant], first, strict=True)
+            )
+            for load in loads
+        ]
 
     def _calm(self, load: Load, contestant: Contestant, repeat: int) -> Sample:
         """Measure until nothing else is running meanwhile; after some attempts keep the calmest.

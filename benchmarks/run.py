@@ -5,7 +5,7 @@ client process (client.py), and all ask the same upstream (upstream.py). Prints
 the table, writes it with a plot to docs/performance.md, and exits with 1 when a
 limit does not hold.
 
-    python benchmarks/run.py            all rows, a quarter of an hour
+    python benchmarks/run.py            all rows, half an hour
     python benchmarks/run.py --smoke    the rows of CPU per token, short; fails beyond 1.3 times a limit
 
 LiteLLM and FastAPI run on the interpreter of requirements/bench.txt, which
@@ -23,7 +23,7 @@ import lineup
 import processes
 import report
 import rows
-from rounds import Rounds, progress
+from rounds import Plan, Rounds, progress
 
 ROUNDS = 5
 MEMORY_ROUNDS = 3
@@ -61,22 +61,26 @@ def everything(count: int) -> tuple[list[rows.Row], int]:
         rounds = Rounds((os.getpid(), upstream))
         with lineup.everyone(url, upstream, python, smoke=False) as contestants:
             everybody, server = tuple(contestants.values()), contestants["grpc"]
-            rounds.run(rows.INSTANT, everybody, count, repeat=REPEAT)
-            rounds.run(rows.PACED_100, everybody, count)
-            rounds.run(rows.PACED_200, everybody, count)
-            rounds.run(rows.DELAY, [contestants[one] for one in ("grpc", "sse", "bare")], count)
-            rounds.run(rows.PACED_10, everybody, count)
-            rounds.run(rows.FIRST_TOKEN, everybody, count)
-            for load in (*rows.GROWTH_INSTANT, *rows.GROWTH_PACED):
-                rounds.run(load, (server,), count)
-            cached = rows.cached_row(rounds, server, count)
+            plans = [
+                Plan(rows.INSTANT, everybody, REPEAT),
+                Plan(rows.PACED_100, everybody),
+                Plan(rows.PACED_200, everybody),
+                Plan(rows.DELAY, [contestants[one] for one in ("grpc", "sse", "bare")]),
+                Plan(rows.PACED_10, everybody),
+                Plan(rows.FIRST_TOKEN, everybody),
+                *(Plan(load, (server,)) for load in (*rows.GROWTH_INSTANT, *rows.GROWTH_PACED)),
+            ]
+            rounds.run(plans, count)
+            # By itself: the cache would have let go of the answer after so many others.
+            with rows.replaying(server) as replay:
+                rounds.run([Plan(rows.CACHED, (server, replay))], count)
         found = [
             *cpu_rows(rounds),
             rows.cpu_row(rounds, rows.PACED_200, "CPU per token, us, paced, 200 streams", bare=1.15, litellm=1 / 6),
             rows.first_token_row(rounds),
             rows.delay_row(rounds),
             rows.sse_row(rounds),
-            cached,
+            rows.cached_row(rounds),
             rows.memory_row(url, min(count, MEMORY_ROUNDS)),
             rows.growth_row(rounds, rows.GROWTH_INSTANT, "CPU per token, us, instant, 10 / 100 / 1,000 streams"),
             rows.growth_row(
@@ -95,9 +99,12 @@ def smoke() -> list[rows.Row]:
         rounds = Rounds((os.getpid(), upstream))
         # LiteLLM is far from its limit and takes half a minute a round: one has to do.
         slow = contestants.pop("litellm")
-        for load, repeat in ((rows.INSTANT, REPEAT), (rows.PACED_100, 1)):
-            rounds.run(load, contestants.values(), SMOKE_ROUNDS, repeat=repeat)
-            rounds.run(load, (slow,), 1)
+        plans = (
+            Plan(rows.INSTANT, tuple(contestants.values()), REPEAT),
+            Plan(rows.PACED_100, tuple(contestants.values())),
+        )
+        rounds.run(plans, SMOKE_ROUNDS)
+        rounds.run([Plan(plan.load, (slow,)) for plan in plans], 1)
         return cpu_rows(rounds)
 
 

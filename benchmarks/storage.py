@@ -24,7 +24,7 @@ from pathlib import Path
 import lineup
 import processes
 from lineup import Contestant
-from rounds import Load, Rounds
+from rounds import Load, Plan, Rounds
 
 LIMIT = 1.3
 TOKENS = 200
@@ -56,8 +56,7 @@ def measure(count: int, synchronous: str) -> Rounds:
         sqlite = stack.enter_context(lineup.this_server(url, CHAT_SQLITE_SYNCHRONOUS=synchronous))
         nothing = stack.enter_context(nothing_kept(url))
         rounds = Rounds((upstream, os.getpid(), sqlite.client.pid, nothing.client.pid, *sqlite.pids, *nothing.pids))
-        for clients in CLIENTS:
-            rounds.run(load(clients), (sqlite, nothing), count)
+        rounds.run([Plan(load(clients), (sqlite, nothing)) for clients in CLIENTS], count)
         return rounds
 
 
