@@ -511,6 +511,7 @@ async def test_what_another_wrote_after_a_pilot_died_is_not_written_again(
     await two[0].ask("How?")
     [answer] = redis.keys("*answer:*")
     written = redis.client.get(answer)
+    assert written is not None
     redis.client.delete(answer)
     key = answer.partition("answer:")[2]
     redis.client.set(f"chat:v1:{{-}}:flight:{key}", "dead:999", px=1500)
