@@ -174,10 +174,9 @@ class Writer:
         try:
             async with aclosing(opened.rest) as rest:
                 if isinstance(first, str):
-                    if text := look(first) if look else first:
-                        flight.text.append(text)
-                        if (taking := answering.pass_text(text)) is not None:
-                            await taking
+                    text = look(first) if look else first
+                    if text and (taking := _hand(answering, flight, text, first_at)) is not None:
+                        await taking
                     self._metrics.first_token(_provider(opened.model), first_at - began)
                     ending = await _give_rest(rest, give)
                 else:
@@ -229,14 +228,19 @@ def _giver(answering: Answering, flight: Flight, look: Callable[[str], str] | No
         last = now
         if look is not None and not (text := look(text)):
             return None  # all of it is held back
-        flight.text.append(text)
-        if flight.followed:
-            answering.say_text(text)
-            return None
-        taking = answering.pass_text(text)
-        return None if taking is None else _handing(flight, taking, now)
+        return _hand(answering, flight, text, now)
 
     return give
+
+
+def _hand(answering: Answering, flight: Flight, text: str, now: float) -> Awaitable[None] | None:
+    """Give a piece of text to all readers; what is returned, if anything, is to be awaited before the next."""
+    flight.text.append(text)
+    if flight.followed:  # then a reader who takes nothing must not hold up the others
+        answering.say_text(text)
+        return None
+    taking = answering.pass_text(text)
+    return None if taking is None else _handing(flight, taking, now)
 
 
 async def _handing(flight: Flight, taking: Awaitable[None], since: float) -> None:

@@ -491,14 +491,31 @@ async def test_a_dead_redis_holds_nobody_up(start: StartService, network: Proxy,
         assert script_runs(network) == asked
 
 
-async def test_a_pilot_that_dies_is_taken_over_from(two: tuple[Service, Service], redis: RedisServer) -> None:
-    """A server that is gone leaves a lease that nobody renews: here one is put there by hand."""
-    one, other = two
-    await one.ask("How?")
+async def written_by_a_dead_server(service: Service, redis: RedisServer) -> tuple[str, bytes]:
+    """Put the lease of a server that is gone in the place of an answer; return the answer's name in Redis, and it."""
+    await service.ask("How?")
     [answer] = redis.keys("*answer:*")
+    written = redis.client.get(answer)
+    assert isinstance(written, bytes)
     redis.client.delete(answer)
     key = answer.partition("answer:")[2]
     redis.client.set(f"chat:v1:{{-}}:flight:{key}", "dead:999", px=1500)
+    return answer, written
+
+
+async def waiting_for_a_dead_server(service: Service, redis: RedisServer) -> Client:
+    """Ask the same, and return once the service waits for what that server writes."""
+    client = Client(service, "How?")
+    async with asyncio.timeout(10):
+        while not redis.client.exists("chat:v1:{-}:stream:dead:999"):
+            await asyncio.sleep(0.01)
+    return client
+
+
+async def test_a_pilot_that_dies_is_taken_over_from(two: tuple[Service, Service], redis: RedisServer) -> None:
+    """A server that is gone leaves a lease that nobody renews: here one is put there by hand."""
+    one, other = two
+    await written_by_a_dead_server(one, redis)
     clients = [Client(service, "How?", user_id=f"user{number}") for number, service in enumerate((one, other))]
     for client in clients:
         assert text_of(await client.finish()) == "Hello there."
@@ -508,17 +525,8 @@ async def test_a_pilot_that_dies_is_taken_over_from(two: tuple[Service, Service]
 async def test_what_another_wrote_after_a_pilot_died_is_not_written_again(
     two: tuple[Service, Service], redis: RedisServer, model: Upstream
 ) -> None:
-    await two[0].ask("How?")
-    [answer] = redis.keys("*answer:*")
-    written = redis.client.get(answer)
-    assert written is not None
-    redis.client.delete(answer)
-    key = answer.partition("answer:")[2]
-    redis.client.set(f"chat:v1:{{-}}:flight:{key}", "dead:999", px=1500)
-    client = Client(two[1], "How?")
-    async with asyncio.timeout(10):
-        while not redis.client.exists("chat:v1:{-}:stream:dead:999"):
-            await asyncio.sleep(0.01)
+    answer, written = await written_by_a_dead_server(two[0], redis)
+    client = await waiting_for_a_dead_server(two[1], redis)
     redis.client.set(answer, written)  # as a server does that took over, and is done
     assert text_of(await client.finish()) == "Hello there."
     assert client.events[-1].completed.cached
@@ -528,15 +536,8 @@ async def test_what_another_wrote_after_a_pilot_died_is_not_written_again(
 async def test_a_pilot_that_dies_in_the_middle_makes_followers_ask_again(
     two: tuple[Service, Service], redis: RedisServer
 ) -> None:
-    await two[0].ask("How?")
-    [answer] = redis.keys("*answer:*")
-    redis.client.delete(answer)
-    key = answer.partition("answer:")[2]
-    redis.client.set(f"chat:v1:{{-}}:flight:{key}", "dead:999", px=1500)
-    client = Client(two[1], "How?")
-    async with asyncio.timeout(10):
-        while not redis.client.exists("chat:v1:{-}:stream:dead:999"):
-            await asyncio.sleep(0.01)
+    await written_by_a_dead_server(two[0], redis)
+    client = await waiting_for_a_dead_server(two[1], redis)
     redis.client.xadd("chat:v1:{-}:stream:dead:999", {"t": "half "})
     assert text_of((await client.until_text()).events) == "half "
     with pytest.raises(grpc.aio.AioRpcError) as caught:
