@@ -42,6 +42,7 @@ from chat_grpc.llm.tokens import TokenCounter
 from chat_grpc.retrieval.memvid import MemvidRetriever
 from chat_grpc.rpc.auth import AuthInterceptor
 from chat_grpc.rpc.channelz import add_channelz
+from chat_grpc.rpc.generic import GenericServices
 from chat_grpc.rpc.interceptor import ErrorInterceptor
 from chat_grpc.rpc.lifecycle import InFlight, serve_until_signalled
 from chat_grpc.rpc.observer import ObservingInterceptor
@@ -282,24 +283,25 @@ def bind(
     # By default a second server on the same port would silently share it.
     options = (*SERVER_OPTIONS, ("grpc.so_reuseport", int(share_port)))
     server = grpc.aio.server(interceptors=interceptors, options=options)
-    chat_pb2_grpc.add_ChatServiceServicer_to_server(ChatServicer(parts.conversation, trusted), server)
-    history_pb2_grpc.add_HistoryServiceServicer_to_server(HistoryServicer(parts.history), server)
-    chat_health_pb2_grpc.add_HealthServiceServicer_to_server(HealthServicer(parts.reporter), server)
+    services: Any = GenericServices(server)  # the stubs take servers only
+    chat_pb2_grpc.add_ChatServiceServicer_to_server(ChatServicer(parts.conversation, trusted), services)
+    history_pb2_grpc.add_HistoryServiceServicer_to_server(HistoryServicer(parts.history), services)
+    chat_health_pb2_grpc.add_HealthServiceServicer_to_server(HealthServicer(parts.reporter), services)
     gateway_pb2_grpc.add_GatewayServiceServicer_to_server(
-        GatewayServicer(parts.conversation, parts.history, parts.reporter, trusted), server
+        GatewayServicer(parts.conversation, parts.history, parts.reporter, trusted), services
     )
     openai_pb2_grpc.add_OpenAIServiceServicer_to_server(
-        OpenAIServicer(parts.conversation, parts.models, trusted), server
+        OpenAIServicer(parts.conversation, parts.models, trusted), services
     )
-    metrics_pb2_grpc.add_MetricsServiceServicer_to_server(parts.metrics_servicer, server)
-    web_pb2_grpc.add_WebServiceServicer_to_server(WebServicer(parts.history, parts.reporter), server)
-    docs_pb2_grpc.add_DocsServiceServicer_to_server(DocsServicer(), server)
+    metrics_pb2_grpc.add_MetricsServiceServicer_to_server(parts.metrics_servicer, services)
+    web_pb2_grpc.add_WebServiceServicer_to_server(WebServicer(parts.history, parts.reporter), services)
+    docs_pb2_grpc.add_DocsServiceServicer_to_server(DocsServicer(), services)
     health_servicer = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, services)
     if exposure.offers_reflection(parts.settings, "grpc_host"):
         add_reflection(server, (*SERVICES, health.SERVICE_NAME))
     if parts.settings.channelz:
-        add_channelz(server)
+        add_channelz(services)
     if parts.tls is None:
         return server, health_servicer, server.add_insecure_port(address)
     return server, health_servicer, server.add_secure_port(address, parts.tls.credentials)
