@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
+from functools import partial
 
 from msgspec.structs import replace
 
@@ -15,6 +16,7 @@ from chat_grpc.conversation.peers import Peers
 from chat_grpc.conversation.tasks import Tasks
 from chat_grpc.domain import Exchange, Message, Status
 from chat_grpc.errors import ChatError
+from chat_grpc.lasting import lasting
 from chat_grpc.storage import Storage
 from chat_grpc.telemetry import logs
 from chat_grpc.telemetry.metrics import Metrics
@@ -42,21 +44,14 @@ class Keeper:
 
     async def keep(self, answering: Answering, message: Message) -> bool:
         """Keep the message for the first time, and say that it has been accepted; False if one of its name is kept."""
-        return await asyncio.shield(self.begin(answering, message))
+        return await lasting(self.begin(answering, message))
 
     def begin(self, answering: Answering, message: Message) -> asyncio.Future[bool]:
         """Begin to keep the message for the first time; what is returned tells what ``keep`` does."""
         # Not to be broken off: whoever settles the message has to know whether it is there.
         answering.kept = kept = self._tasks.track(asyncio.ensure_future(self._storage.add(message)))
-        # Said a turn of the loop later, so that a model's request which waits for this goes out first.
-        say_soon = asyncio.get_running_loop().call_soon
-        kept.add_done_callback(lambda _: say_soon(self._say_kept, answering, kept))
+        kept.add_done_callback(partial(_say_kept, answering))
         return kept
-
-    def _say_kept(self, answering: Answering, kept: asyncio.Future[bool]) -> None:
-        """Say that the message has been accepted, and what has been found for it by then."""
-        if not kept.cancelled() and kept.exception() is None and kept.result():
-            answering.say_found()
 
     async def complete(self, answering: Answering, answer: CachedAnswer, *, cached: bool) -> None:
         """Keep the whole answer, then say that it is complete."""
@@ -77,7 +72,7 @@ class Keeper:
         if answering.kept is None:  # nothing had to be asked for it
             await self.keep(answering, settled)
         else:
-            await asyncio.shield(self._tasks.track(asyncio.ensure_future(self._storage.settle(settled))))
+            await lasting(self._tasks.track(asyncio.ensure_future(self._storage.settle(settled))))
         answering.message = settled
         self._metrics.message_ended(settled.status)
         if not answering.guardrail:  # else a model would be sent it with the next message
@@ -85,9 +80,6 @@ class Keeper:
             answering.session.exchanges.append(exchange)
             if self._peers is not None and answering.common is not None:
                 await self._peers.share(answering, answering.common, exchange)
-        log.debug(
-            "answered", message_id=settled.id, model=settled.model, tokens=answer.usage.total_tokens, cached=cached
-        )
         if at_once:
             answering.say_found()
             answering.say_text(answer.text)
@@ -127,3 +119,9 @@ class Keeper:
         else:
             log.info("not answered", message_id=message.id, status=message.status, reason=message.error_reason)
             self._metrics.message_ended(message.status)
+
+
+def _say_kept(answering: Answering, kept: asyncio.Future[bool]) -> None:
+    """Say that the message has been accepted, and what has been found for it by then."""
+    if not kept.cancelled() and kept.exception() is None and kept.result():
+        answering.say_found()

@@ -10,10 +10,12 @@ from typing import Any, TypeAlias, TypeVar
 
 import aiosqlite
 
+from chat_grpc.lasting import Lasting
+
 T = TypeVar("T")
 Outcome: TypeAlias = "int | Exception"
 """How many rows a statement has changed, or why it was not committed."""
-Write: TypeAlias = tuple[str, Sequence[Any], "asyncio.Future[Any]", Callable[[Outcome], Any]]
+Write: TypeAlias = tuple[str, Sequence[Any], Lasting[Any], Callable[[Outcome], Any]]
 """A statement, its values, who waits for it, and what makes of its outcome what that one is told."""
 
 GATHER_SECONDS = 0.002
@@ -55,12 +57,12 @@ class WritingConnection(aiosqlite.Connection):
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def write(self, statement: str, values: Sequence[Any], told: Callable[[Outcome], T]) -> asyncio.Future[T]:
+    def write(self, statement: str, values: Sequence[Any], told: Callable[[Outcome], T]) -> Lasting[T]:
         """Begin to run a statement and commit it; what is returned is done when that is, and tells the outcome.
 
         A future and no coroutine: who waits is woken at once, and not by way of
-        a task that wakes another. Whoever cancels it leaves the statement
-        behind: it is run all the same.
+        a task that wakes another. A task that is cancelled meanwhile is
+        cancelled when the statement has been run.
 
         Args:
             statement: of SQL.
@@ -71,7 +73,7 @@ class WritingConnection(aiosqlite.Connection):
                 OverflowError, if a number is larger than SQLite's.
         """
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
+        future: Lasting[T] = Lasting(loop=loop)
         if self._closing:
             _tell(future, told, ValueError("the connection is closed"))
             return future
@@ -79,7 +81,7 @@ class WritingConnection(aiosqlite.Connection):
         if not self._committing:
             self._committing = True
             self._idle.clear()
-            self._begin_soon(loop)
+            self._begin_next(loop)
         return future
 
     async def call(self, function: Callable[[sqlite3.Connection], T]) -> T:
@@ -97,14 +99,13 @@ class WritingConnection(aiosqlite.Connection):
         await self._idle.wait()
         await super().close()
 
-    def _begin_soon(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _begin_next(self, loop: asyncio.AbstractEventLoop) -> None:
         self._gathering = not self._skip
         if self._gathering:
             loop.call_later(GATHER_SECONDS, self._begin, loop)
         else:
             self._skip -= 1
-            # Not at once: whatever else this turn of the loop writes goes along.
-            loop.call_soon(self._begin, loop)
+            self._begin(loop)
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         group, self._waiting = self._waiting, []
@@ -119,10 +120,9 @@ class WritingConnection(aiosqlite.Connection):
 
     def _done(self, loop: asyncio.AbstractEventLoop, group: list[Write], outcomes: list[Outcome]) -> None:
         for (_, _, future, told), outcome in zip(group, outcomes, strict=True):
-            if not future.done():  # cancelled meanwhile
-                _tell(future, told, outcome)
+            _tell(future, told, outcome)
         if self._waiting:
-            self._begin_soon(loop)
+            self._begin_next(loop)
         else:
             self._committing = False
             self._idle.set()
@@ -165,7 +165,7 @@ class WritingConnection(aiosqlite.Connection):
             return error
 
 
-def _tell(future: asyncio.Future[T], told: Callable[[Outcome], T], outcome: Outcome) -> None:
+def _tell(future: Lasting[T], told: Callable[[Outcome], T], outcome: Outcome) -> None:
     try:
         future.set_result(told(outcome))
     except Exception as error:  # noqa: BLE001 (whatever it is, whoever waits is told)
