@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any, TypeAlias
 from msgspec import Struct
 
 from chat_grpc.cache import CachedAnswer
+from chat_grpc.conversation.flight import Flight
 from chat_grpc.conversation.log import Log, Place
 from chat_grpc.conversation.sessions import Session
 from chat_grpc.domain import ChatRequest, Completed, Event, Message, Part, Retrieved, Started, SuggestedQuestion
@@ -78,6 +80,7 @@ class Answering:
         key: what equal requests have in common, from then on.
         prompt: what a model was sent, once one has been asked.
         pieces: the text so far.
+        flight: what others follow the text by, once they can; it keeps the text in ``pieces``.
         degraded: the parts that were missing.
         guardrail: the id of the rule that refused the message or withheld the answer's rest; "" if none did.
         suggested: what may be asked instead, then.
@@ -98,6 +101,7 @@ class Answering:
         "common",
         "degraded",
         "digest",
+        "flight",
         "found",
         "guardrail",
         "kept",
@@ -127,6 +131,7 @@ class Answering:
         self.key = ""
         self.prompt: Prompt | None = None
         self.pieces: list[str] = []
+        self.flight: Flight | None = None
         self.degraded: tuple[Part, ...] = ()
         self.guardrail = ""
         self.suggested: tuple[SuggestedQuestion, ...] = ()
@@ -201,24 +206,31 @@ class Answering:
         )
 
     def say_text(self, text: str) -> None:
-        """Write the next piece of text."""
-        self.pieces.append(text)
+        """Write the next piece of text, for readers and followers."""
+        if self.flight is None:
+            self.pieces.append(text)
+        else:
+            self.flight.text.append(text)
         self._events.append(text)
 
     def pass_text(self, text: str) -> Awaitable[None] | None:
         """Write the next piece of text, and hand it to the reader right here if that is the only one and waits for it.
 
         So the usual token, with one reader who has read all there is, needs no
-        other task to wake up. Only for a text that nobody else follows: a reader
-        who does not take it holds the work up, for as long as what is returned
-        (if anything) takes to be awaited.
+        other task to wake up. Only where nobody follows: a reader who does not
+        take it holds the work up, for as long as what is returned (if anything)
+        takes to be awaited, and with it those who would follow.
         """
-        direct = self._direct
-        if direct is None or self._readers != 1 or not self._events.sleeps(self._place):
+        direct, flight = self._direct, self.flight
+        if (
+            direct is None
+            or self._readers != 1
+            or (flight is not None and flight.followers)
+            or not self._events.append_read(text, self._place)
+        ):
             self.say_text(text)
             return None
         self.pieces.append(text)
-        self._events.append_read(text, self._place)
         try:
             taking = direct(text)
         except Exception:  # noqa: BLE001 (whatever it was, the reader can't be reached, and is about to hear of it)
@@ -227,10 +239,14 @@ class Answering:
         return None if taking is None else self._taken(taking)
 
     async def _taken(self, taking: Awaitable[None]) -> None:
+        if self.flight is not None:
+            self.flight.handing_since = time.monotonic()
         try:
             await taking
         except Exception:  # noqa: BLE001 (see pass_text)
             self._direct = None
+        if self.flight is not None:
+            self.flight.handing_since = None
 
     def stays_for(self, others: Callable[[], bool]) -> None:
         """Ask ``others`` when the last reader leaves: True keeps the work going without readers."""

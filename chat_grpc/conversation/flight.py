@@ -20,6 +20,9 @@ HELD_UP_SECONDS = 0.1
 KEY_VERSION = 1
 """Changes whenever the meaning of a key does, so that no answer of an older program is found."""
 
+KEY_SIZE = 32
+"""Bytes of a key. BLAKE2b, as it is no slower than SHA-256 and Python's own: OpenSSL's takes longer to be begun."""
+
 TENANT = ""
 """Whose answers are shared: everybody's, as long as there is one tenant."""
 
@@ -41,7 +44,7 @@ def key_of(prompt: Prompt, *, tenant: str, model: str) -> str:
         prompt.passages is None,
         [(turn.role, turn.content) for turn in prompt.turns],
     )
-    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
+    return hashlib.blake2b(msgspec.json.encode(parts), digest_size=KEY_SIZE).hexdigest()
 
 
 def base_of(
@@ -69,30 +72,28 @@ def base_of(
         request.history,
         request.message,
     )
-    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
+    return hashlib.blake2b(msgspec.json.encode(parts), digest_size=KEY_SIZE).hexdigest()
 
 
 class Flight:
     """One answer of the model, on its way to whoever asked for it.
 
     The request that began it is its pilot; equal ones that came later follow.
+
+    Args:
+        pieces: the pilot's text so far; while nobody follows, writing into it is all that a piece of text takes.
     """
 
-    __slots__ = ("_followers", "_on_empty", "answer", "handing_since", "text")
+    __slots__ = ("_on_empty", "answer", "followers", "handing_since", "text")
 
-    def __init__(self) -> None:
-        self.text: Log[str] = Log()
+    def __init__(self, pieces: list[str]) -> None:
+        self.text: Log[str] = Log(pieces)
         self.answer: CachedAnswer | None = None
         """The whole answer, once the model has ended."""
         self.handing_since: float | None = None
         """Since when (time.monotonic()) the pilot's reader is handed a piece of text, which holds everything up."""
-        self._followers = 0
+        self.followers = 0
         self._on_empty: Callable[[], object] | None = None
-
-    @property
-    def followed(self) -> bool:
-        """Tell whether anybody follows."""
-        return self._followers > 0
 
     @property
     def held_up(self) -> bool:
@@ -116,12 +117,12 @@ class Flight:
 
     @contextmanager
     def _following(self) -> Iterator[None]:
-        self._followers += 1
+        self.followers += 1
         try:
             yield
         finally:
-            self._followers -= 1
-            if not self._followers and self._on_empty is not None and not self.text.closed:
+            self.followers -= 1
+            if not self.followers and self._on_empty is not None and not self.text.closed:
                 self._on_empty()
 
 
@@ -140,9 +141,9 @@ class Flights:
         return None if flight is None or flight.held_up else flight
 
     @contextmanager
-    def begin(self, key: str) -> Iterator[Flight]:
+    def begin(self, key: str, pieces: list[str]) -> Iterator[Flight]:
         """Begin one that others can follow, until the end of the block; a newer one of the key takes its place."""
-        flight = Flight()
+        flight = Flight(pieces)
         self._flying[key] = flight
         try:
             yield flight

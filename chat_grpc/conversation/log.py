@@ -23,12 +23,15 @@ class Log(Generic[T]):
     """Items in the order they were written, and how the writing ended.
 
     Writing never waits: a reader that is slow finds more when it comes back.
+
+    Args:
+        items: where they are kept; whoever else has the list may write into it while nobody reads.
     """
 
     __slots__ = ("_error", "_items", "_waiting", "closed")
 
-    def __init__(self) -> None:
-        self._items: list[T] = []
+    def __init__(self, items: list[T] | None = None) -> None:
+        self._items: list[T] = [] if items is None else items
         self._error: BaseException | None = None
         self._waiting: list[asyncio.Future[None]] = []
         self.closed = False
@@ -39,14 +42,17 @@ class Log(Generic[T]):
         if self._waiting:
             self._wake()
 
-    def sleeps(self, place: Place) -> bool:
-        """Tell whether the reader at ``place`` has read all there is, and waits."""
-        return place.waiting and place.index == len(self._items)
+    def append_read(self, item: T, place: Place) -> bool:
+        """Write one more that the reader at ``place`` is given by other means, if it has read all there is, and waits.
 
-    def append_read(self, item: T, place: Place) -> None:
-        """Write one more that the reader at ``place``, which sleeps, is given by other means: it sleeps on."""
-        self._items.append(item)
+        It sleeps on. False, with nothing written, if it does not.
+        """
+        items = self._items
+        if not place.waiting or place.index != len(items):
+            return False
+        items.append(item)
         place.index += 1
+        return True
 
     def close(self, error: BaseException | None = None) -> None:
         """Write no more; readers that come to the end find it, or the error."""

@@ -133,7 +133,7 @@ class Peers:
         if (common := answering.common) and common.lease:
             self._shared.fly(common.lease, flight)
 
-    async def relay(self, answering: Answering, flight: Flight, common: Common, writer: str) -> CachedAnswer | None:
+    async def relay(self, answering: Answering, common: Common, writer: str) -> CachedAnswer | None:
         """Give the answer that another server writes; None if it has to be written here.
 
         Raises:
@@ -147,14 +147,12 @@ class Peers:
                         await self._guarding.take_over(answering, piece)
                         return piece
                     answering.say_text(piece)
-                    flight.text.append(piece)
             taken = await self._shared.take_over(answering.key, writer)
             if isinstance(taken, Lease):
                 common.lease = taken
                 break
             if isinstance(taken, CachedAnswer):
                 answering.say_text(taken.text)
-                flight.text.append(taken.text)
                 await self._guarding.take_over(answering, taken)
                 return taken
             writer = taken

@@ -85,9 +85,10 @@ class Writer:
             asked = replace(asked, kept=self._keeper.begin(answering, answering.message))
         else:
             answering.say_found()
-        with self._flights.begin(key) as flight:
+        with self._flights.begin(key, answering.pieces) as flight:
+            answering.flight = flight
             answering.stays_for(lambda: self._abandon(answering, flight, key))
-            relayed = await peers.relay(answering, flight, common, writer) if peers and common and writer else None
+            relayed = await peers.relay(answering, common, writer) if peers and common and writer else None
             written = relayed or await self._generate(answering, flight, asked)
             flight.answer = written
             flight.text.close()
@@ -117,7 +118,7 @@ class Writer:
         """The readers have left: go on if somebody follows, and let nobody begin to follow otherwise."""
         if flight.text.closed:
             return False
-        if not flight.followed:
+        if not flight.followers:
             self._flights.close(key, flight)
             return False
         assert answering.task is not None  # noqa: S101 (this is called from a reader of it)
@@ -130,12 +131,11 @@ class Writer:
         answering.prompt = asked
         if self._peers is not None:
             self._peers.publish(answering, flight)
-        await asyncio.sleep(0)  # the keeping begins now, not when there is nothing else to do
         began = time.monotonic()
         try:
             opened = await self._open(answering, asked)
             answering.say_found()  # it may have answered sooner than the reader was told that the message is kept
-            ending = await self._pass_on(answering, flight, opened, began)
+            ending = await self._pass_on(answering, opened, began)
         except BaseException as error:
             cause = answering.cause(error)
             if not isinstance(cause, StorageUnavailable):  # then no model was asked
@@ -146,7 +146,7 @@ class Writer:
         usage = await self._costs.of_whole(answering, opened, ending)
         self._metrics.answer_ended("completed", _provider(opened.model), usage)
         if answering.guardrail:
-            _say(answering, flight, await self._guarding.ending_of(answering))
+            answering.say_text(await self._guarding.ending_of(answering))
         return CachedAnswer(
             text="".join(answering.pieces),
             model=opened.model,
@@ -164,18 +164,15 @@ class Writer:
             answering.degraded += (Part.LLM,)
         return opened
 
-    async def _pass_on(self, answering: Answering, flight: Flight, opened: Opened, began: float) -> Ending:
+    async def _pass_on(self, answering: Answering, opened: Opened, began: float) -> Ending:
         """Give the readers each piece as it comes; ``began`` is when the models were asked."""
         first, ending = opened.first, None
-        guard = self._guarding.guard_of(answering)
-        look = guard.look if guard else None
-        first_at, gaps = time.monotonic(), TokenGaps()
-        give = _giver(answering, flight, look, gaps)
+        guard, gaps, first_at = self._guarding.guard_of(answering), TokenGaps(), time.monotonic()
+        give = _giver(answering.pass_text, guard.look if guard else None, gaps)
         try:
             async with aclosing(opened.rest) as rest:
                 if isinstance(first, str):
-                    text = look(first) if look else first
-                    if text and (taking := _hand(answering, flight, text, first_at)) is not None:
+                    if (taking := give(first)) is not None:
                         await taking
                     self._metrics.first_token(_provider(opened.model), first_at - began)
                     ending = await _give_rest(rest, give)
@@ -186,7 +183,7 @@ class Writer:
                         "the provider ended without an ending", provider=_provider(opened.model), stage="stream"
                     )
                 if guard is not None and (held := guard.end()):
-                    _say(answering, flight, held)
+                    answering.say_text(held)
                 async for _ in rest:  # to its end, so that its connection can be used again
                     pass
         except ModelError as error:
@@ -194,7 +191,7 @@ class Writer:
             raise
         except Withheld as leak:  # leaving the block above has ended the upstream request
             if leak.before:
-                _say(answering, flight, leak.before)
+                answering.say_text(leak.before)
             self._guarding.withhold(answering, leak.rule)
             ending = Ending(FinishReason.CONTENT_FILTER, None)
         finally:
@@ -206,55 +203,35 @@ class Writer:
 async def _give_rest(rest: AsyncGenerator[str | Ending, Sink | None], give: Sink) -> Ending | None:
     """Have the rest of an answer given; return its ending, None if it has none."""
     try:
-        piece = await anext(rest)
-        while isinstance(piece, str):
+        # A provider that can gives what follows where it arrives, and yields nothing but the ending.
+        while isinstance(piece := await rest.asend(give), str):
             if (taking := give(piece)) is not None:
                 await taking
-            # A provider that can gives what follows where it arrives, and yields nothing but the ending.
-            piece = await rest.asend(give)
     except StopAsyncIteration:
         return None
     return piece
 
 
-def _giver(answering: Answering, flight: Flight, look: Callable[[str], str] | None, gaps: TokenGaps) -> Sink:
+def _giver(
+    pass_text: Callable[[str], Awaitable[None] | None], look: Callable[[str], str] | None, gaps: TokenGaps
+) -> Sink:
     """Return what gives the readers a piece of text; what stands in it is paid for every token."""
-    clock, last = time.monotonic, time.monotonic()
+    clock, add = time.monotonic, gaps.add
+    last = 0.0  # before the first
 
     def give(text: str) -> Awaitable[None] | None:
         nonlocal last
         now = clock()
-        gaps.add(now - last)
+        if last:
+            add(now - last)
         last = now
         if look is not None and not (text := look(text)):
             return None  # all of it is held back
-        return _hand(answering, flight, text, now)
+        return pass_text(text)
 
     return give
-
-
-def _hand(answering: Answering, flight: Flight, text: str, now: float) -> Awaitable[None] | None:
-    """Give a piece of text to all readers; what is returned, if anything, is to be awaited before the next."""
-    flight.text.append(text)
-    if flight.followed:  # then a reader who takes nothing must not hold up the others
-        answering.say_text(text)
-        return None
-    taking = answering.pass_text(text)
-    return None if taking is None else _handing(flight, taking, now)
-
-
-async def _handing(flight: Flight, taking: Awaitable[None], since: float) -> None:
-    flight.handing_since = since
-    await taking
-    flight.handing_since = None
 
 
 def _provider(model: str) -> str:
     """Return the provider of a model's full name."""
     return model.partition("/")[0]
-
-
-def _say(answering: Answering, flight: Flight, text: str) -> None:
-    """Give a piece of text to the reader, and to those who follow."""
-    answering.say_text(text)
-    flight.text.append(text)

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from chat_grpc.domain import FinishReason, Passage, Usage
 from chat_grpc.errors import ModelError
+from chat_grpc.lasting import lasting
 
 
 class Turn(Struct, frozen=True):
@@ -45,7 +46,7 @@ class Prompt(Struct, frozen=True, kw_only=True):
             StorageUnavailable: it can't be kept, and so nobody may be asked.
         """
         if self.kept is not None:
-            await asyncio.shield(self.kept)  # the keeping goes on for others
+            await lasting(self.kept)  # the keeping goes on for others
 
 
 class Ending(Struct, frozen=True):
@@ -101,7 +102,7 @@ class Opened(Struct, frozen=True):
         model: the full name (provider/model) of the model that writes it.
         fallback: whether another than the first choice writes it.
         first: its first piece.
-        rest: what follows, to be closed by whoever has it; it may be sent a sink.
+        rest: what follows, to be closed by whoever has it; it has been begun, and may be sent a sink.
         failed: to be called if ``rest`` raises ModelError.
         succeeded: to be called when ``rest`` has come to its Ending.
     """

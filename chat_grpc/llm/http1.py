@@ -177,7 +177,7 @@ class Response:
 
     __slots__ = ("_connection", "_pieces", "_push", "_size", "_waiter", "broken", "ended", "headers", "status")
 
-    def __init__(self, connection: Connection, status: int, headers: dict[str, str]) -> None:
+    def __init__(self, connection: Connection, status: int, headers: dict[str, str], pieces: list[bytes]) -> None:
         self.status = status
         self.headers = headers
         self.ended = False
@@ -185,7 +185,7 @@ class Response:
         self.broken = False
         """Whether the body ended before its end."""
         self._connection = connection
-        self._pieces: list[bytes] = []
+        self._pieces = pieces
         self._size = 0
         self._push: Callable[[bytes], bool] | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -245,18 +245,22 @@ class Response:
         if self._connection.serves(self):
             self._connection.close()
 
-    def feed(self, data: bytes) -> None:
-        """Take a piece of the body; ``arrived`` is owed when there are no more for now."""
-        self._pieces.append(data)
-        self._size += len(data)
-        if self._size > MAX_UNREAD:
-            self._connection.pause()
-
-    def arrived(self) -> None:
-        """Hand over what has been fed: all that a read of the socket brought, at once."""
-        if self._pieces and (self._push is None or not self._push(self.take())):
+    def arrived(self, size: int) -> None:
+        """Hand over the pieces that a read of the socket brought, which was ``size`` bytes long with what framed them."""
+        pieces = self._pieces
+        if not pieces:
+            return
+        if self._push is not None:
+            chunk = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            pieces.clear()
+            if self._push(chunk):
+                return
             self._push = None
-            self._wake()
+        else:
+            self._size += size
+            if self._size > MAX_UNREAD:
+                self._connection.pause()
+        self._wake()
 
     def end(self, *, broken: bool) -> None:
         """Take note of the end."""
@@ -289,6 +293,9 @@ class Connection(asyncio.Protocol):
         self._head: asyncio.Future[Response]
         self._response: Response | None = None
         self._headers: dict[str, str] = {}
+        self._pieces: list[bytes] = []
+        self.on_body = self._pieces.append
+        """What the parser calls with each piece of the body: the list's own method, so that no frame is needed."""
         self._head_size = 0
         self._keep_alive = False
         """Whether the response has come to its end, and the connection may serve another."""
@@ -307,6 +314,8 @@ class Connection(asyncio.Protocol):
         """
         if self._transport is None or self._transport.is_closing():
             raise HTTPError("the connection was closed meanwhile")
+        self._pieces = []
+        self.on_body = self._pieces.append
         self._parser = self._new_parser(self)
         self._keep_alive = False
         self._asking = asyncio.get_running_loop().create_future()
@@ -363,10 +372,10 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what a read of the socket brought."""
-        if self._parser is None:
-            self.close()  # nobody asked for anything
-            return
         response = self._response
+        if self._parser is None or (response is not None and response.ended):
+            self.close()  # nobody asked for anything, or for anything more
+            return
         try:
             self._parser.feed_data(data)
         except self._parser_error:
@@ -375,7 +384,7 @@ class Connection(asyncio.Protocol):
         if response is None:
             response = self._response  # its head came with this
         if response is not None:
-            response.arrived()
+            response.arrived(len(data))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell whoever waits."""
@@ -411,16 +420,10 @@ class Connection(asyncio.Protocol):
         status = self._parser.get_status_code()
         if status in INFORMATIONAL or self._asking is None:
             return
-        self._response = Response(self, status, self._headers)
+        self._response = Response(self, status, self._headers, self._pieces)
         if not self._asking.done():  # who asked may have been cancelled
             self._asking.set_result(self._response)
         self._asking = None
-
-    def on_body(self, body: bytes) -> None:
-        """Pass a piece of the body on."""
-        response = self._response
-        if response is not None and not response.ended:
-            response.feed(body)
 
     def on_message_complete(self) -> None:
         """End the body."""

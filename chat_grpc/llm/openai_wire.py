@@ -62,7 +62,7 @@ class OpenAIWire:
         headers = {"accept": "text/event-stream", "content-type": "application/json"}
         if api_key:
             headers["authorization"] = f"Bearer {api_key.reveal()}"
-        self._origin = Origin(base_url, headers, connect_seconds=CONNECT_SECONDS)
+        self._origin = Origin(base_url, headers, connect_seconds=min(CONNECT_SECONDS, limits.first_token))
 
     async def open(self) -> None:
         """Get ready for the first answer."""
@@ -87,18 +87,14 @@ class OpenAIWire:
     async def stream(self, prompt: Prompt) -> AsyncGenerator[str | Ending, Sink | None]:
         """Yield the answer as it arrives; see llm.Provider."""
         started = time.monotonic()
-        try:
-            async with asyncio.timeout(self._limits.first_token):
-                body = _encode(request_body(prompt))
-                asked = await self._send("POST", "/chat/completions", body, prompt.may_be_sent)
-                answer = WireAnswer()  # here, while the provider is at work
-                response = await self._response(asked)
-        except TimeoutError:
-            raise self._timeout("first_token") from None
-        try:
-            take, feed = response.take, answer.feed
-            sink: Sink | None = None
-            with Watchdog(self._limits, response.close, started=started) as watchdog:
+        body = _encode(request_body(prompt))
+        asked = await self._send("POST", "/chat/completions", body, prompt.may_be_sent)
+        answer = WireAnswer()  # here, while the provider is at work
+        with Watchdog(self._limits, asked.close, started=started) as watchdog:
+            response = await self._begun(asked, watchdog)
+            try:
+                take, feed = response.take, answer.feed
+                sink: Sink | None = None
                 while not answer.done:
                     chunk = take()
                     if not chunk:
@@ -122,10 +118,24 @@ class OpenAIWire:
                             await taking
                     if answer.failure is not None:
                         raise self._broke(*answer.failure)
-            yield self._ending(answer, response, watchdog.expired)
-            await _linger(response)
-        finally:
-            response.release()
+                yield self._ending(answer, response, watchdog.expired)
+                await _linger(response)
+            finally:
+                response.release()
+
+    async def _begun(self, asked: Connection, watchdog: Watchdog) -> Response:
+        """Return the response to what was sent, if it comes in time and is a success.
+
+        Raises:
+            ModelTimeout: it did not come in time.
+            ModelUnavailable: there is none, or the request was refused.
+        """
+        try:
+            return await self._response(asked)
+        except ModelUnavailable:
+            if watchdog.expired:  # it is what closed the connection
+                raise self._timeout(watchdog.expired) from None
+            raise
 
     def _ending(self, answer: WireAnswer, response: Response, expired: str) -> Ending:
         """Return how the answer ended; raise what was wrong with its end."""
@@ -198,17 +208,18 @@ class _Pouring:
         text = answer.feed(chunk)
         if answer.alive:
             answer.alive = False
-            self._watchdog.arrived()
+            self._watchdog.passed()
         if text:
             try:
-                self._taking = self._sink(text)
+                taking = self._sink(text)
             except BaseException as error:  # noqa: BLE001 (whatever it is, it is for whoever reads the answer)
                 self._fault = error
                 return False
-        if self._taking is not None or answer.done or answer.failure is not None:
-            return False
-        self._watchdog.waiting()
-        return True
+            if taking is not None:
+                self._taking = taking
+                self._watchdog.arrived()
+                return False
+        return not answer.done and answer.failure is None
 
     async def end(self) -> None:
         """Wait until the sink has taken what it was given last; raise what it raised."""
@@ -220,6 +231,8 @@ class _Pouring:
 
 async def _linger(response: Response) -> None:
     """Read what follows [DONE], so that the connection can be used again; don't wait long for it."""
+    if response.ended:
+        return
     try:
         async with asyncio.timeout(LINGER_SECONDS):
             await _read_to_end(response)

@@ -29,7 +29,14 @@ class SSEDecoder:
         Raises:
             LineTooLong: the bytes are no event stream.
         """
-        if not self._tail and not self._data and _is_one_event(chunk):
+        if (  # just one event in its usual form, as reads bring it when tokens come one by one
+            chunk.endswith(b"\n\n")
+            and chunk.startswith(b"data: ")
+            and chunk.count(b"\n") == 2  # noqa: PLR2004 (the two at its end)
+            and b"\r" not in chunk
+            and not self._tail
+            and not self._data
+        ):
             return [chunk[6:-2]]
         text = self._tail + chunk if self._tail else chunk
         if b"\r" in text:
@@ -53,13 +60,3 @@ class SSEDecoder:
                 events.append(data[0] if len(data) == 1 else b"\n".join(data))
                 data.clear()
         return events
-
-
-def _is_one_event(chunk: bytes) -> bool:
-    """Tell whether a read brought just one event in its usual form, as it does when tokens come one by one."""
-    return (
-        chunk.endswith(b"\n\n")
-        and chunk.startswith(b"data: ")
-        and chunk.count(b"\n") == 2  # noqa: PLR2004 (the two at its end)
-        and b"\r" not in chunk
-    )

@@ -51,13 +51,18 @@ class Watchdog:
             self._handle.cancel()
 
     def waiting(self) -> None:
-        """The stream begins to wait for its upstream."""
-        self._waiting_since = monotonic()
+        """The stream waits for its upstream, which it may have done before."""
+        if self._waiting_since is None:
+            self._waiting_since = monotonic()
 
     def arrived(self) -> None:
         """Text arrived; the stream turns to its reader."""
         self.last = monotonic()
         self._waiting_since = None
+
+    def passed(self) -> None:
+        """Text arrived that takes its reader no time: the stream waits for its upstream again."""
+        self.last = self._waiting_since = monotonic()
 
     def _due(self) -> tuple[float, float]:
         """Return when the limit of this wait passes, and when the total does."""

@@ -47,6 +47,7 @@ class _Chunk(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(_Chunk).decode
+_NO_CHOICE = _Choice()
 
 
 class WireAnswer:
@@ -80,12 +81,13 @@ class WireAnswer:
                     self.done = True
                     break
                 message = _decode(event)
-                if message.choices:
-                    text += self._take(message.choices[0])
-                if message.usage is not None:
-                    self._usage = message.usage
-                if message.error is not None:
-                    self.failure = ERROR
+                choice = message.choices[0] if message.choices else _NO_CHOICE
+                if choice.delta is not None and choice.delta.content:
+                    text += choice.delta.content
+                if message.usage is None and message.error is None and choice.finish_reason is None and text:
+                    continue  # as it is with nearly all of them
+                self._note(message, choice)
+                if self.failure is not None:
                     break
         except (LineTooLong, msgspec.DecodeError):
             self.failure = PROTOCOL
@@ -93,15 +95,16 @@ class WireAnswer:
             self.alive = self._has_text = True
         return text
 
-    def _take(self, choice: _Choice) -> str:
+    def _note(self, message: _Chunk, choice: _Choice) -> None:
+        """Take note of what a chunk says beside its text."""
         if choice.finish_reason is not None:
             self._finish_reason = choice.finish_reason
-        delta = choice.delta
-        if delta is None:
-            return ""
-        if delta.reasoning or delta.reasoning_content:
+        if choice.delta is not None and (choice.delta.reasoning or choice.delta.reasoning_content):
             self.alive = True
-        return delta.content or ""
+        if message.usage is not None:
+            self._usage = message.usage
+        if message.error is not None:
+            self.failure = ERROR
 
     def ending(self) -> Ending | tuple[str, str]:
         """Return how the answer ended, or what was wrong with its end, as ``failure`` does."""

@@ -9,39 +9,65 @@ from typing import Any
 
 from chat_grpc.rpc.delta import delta_bytes
 
+MAX_QUEUE = 3
+"""Messages that may follow one that is on its way; whoever has more waits."""
+
 
 class EventWriter:
-    """Begins to write a message at once, and waits only if the one before is not on its way by then.
+    """Begins to write a message at once; the next ones follow as soon as it is on its way.
 
     grpc.aio takes one message of a call at a time. Awaiting each write has the
     task that reads the model woken up once more for every token, just to hear
-    that the token has left; tokens are much further apart than that takes.
+    that the token has left; tokens are much further apart than that takes. The
+    few messages that come together, such as the first two, follow each other
+    without that task, too.
 
     Args:
         write: the call's ``context.write``, for messages in their wire form.
     """
 
-    __slots__ = ("_begun", "_left", "_write")
+    __slots__ = ("_begun", "_fault", "_left", "_queue", "_write")
 
     def __init__(self, write: Callable[[bytes], Coroutine[Any, Any, None]]) -> None:
         self._write = write
         self._begun: Coroutine[Any, Any, None] | None = None
         self._left: asyncio.Future[Any] | None = None
         """Done when grpc has taken what was begun."""
+        self._queue: list[bytes] = []
+        """What follows it."""
+        self._fault: BaseException | None = None
 
     def give(self, text: str) -> Awaitable[None] | None:
-        """Begin to write a piece of text; see ``begin``."""
-        return self.begin(delta_bytes(text))
+        """Begin to write a piece of text; what is returned, if anything, is to be awaited before the next.
 
-    def begin(self, message: bytes) -> Awaitable[None] | None:
-        """Begin to write a message; what is returned, if anything, is to be awaited before the next.
+        Text waits for nothing but its turn: what the model writes meanwhile joins the next piece.
 
         Raises:
             Exception: the call has ended.
         """
-        if self._left is not None:
-            if not self._left.done():
-                return self._begin_later(message)
+        left = self._left
+        if left is not None:
+            if self._queue or not left.done():
+                return self._begin_later(delta_bytes(text))
+            self._end()
+        self._begin(delta_bytes(text))
+        return None
+
+    def begin(self, message: bytes) -> Awaitable[None] | None:
+        """Begin to write a message, or have it follow; what is returned, if anything, is to be awaited before the next.
+
+        Raises:
+            Exception: the call has ended.
+        """
+        left, queue = self._left, self._queue
+        if left is not None:
+            if queue or not left.done():
+                if len(queue) >= MAX_QUEUE:
+                    return self._begin_later(message)
+                queue.append(message)
+                if len(queue) == 1:
+                    left.add_done_callback(self._next)
+                return None
             self._end()
         self._begin(message)
         return None
@@ -52,13 +78,19 @@ class EventWriter:
         Raises:
             Exception: the call has ended.
         """
-        if self._left is not None:
-            if not self._left.done():
-                await _done(self._left)
-            self._end()
+        while (left := self._left) is not None:
+            if not left.done():
+                await _done(left)
+            elif self._queue:
+                await asyncio.sleep(0)  # its turn comes with the callbacks of this future
+            else:
+                self._end()
+        if self._fault is not None:
+            raise self._fault
 
     def leave(self) -> None:
         """Be done with it; if the last write fails, or has failed, nobody needs to hear of it any more."""
+        self._queue.clear()
         if self._left is not None:
             self._left.add_done_callback(_heard)
 
@@ -67,14 +99,27 @@ class EventWriter:
         self._begin(message)
 
     def _begin(self, message: bytes) -> None:
+        if self._fault is not None:
+            raise self._fault
         # A coroutine runs up to its first wait when it is sent None, and goes on
         # from there when it is sent the next; here it waits for one future only.
-        begun = self._write(message)
+        self._begun = begun = self._write(message)
         try:
             self._left = begun.send(None)
         except StopIteration:
-            return
-        self._begun = begun
+            self._left = None  # it did not have to wait
+
+    def _next(self, _: asyncio.Future[Any]) -> None:
+        """Write what follows."""
+        try:
+            self._end()
+            while self._queue and self._left is None:
+                self._begin(self._queue.pop(0))
+        except BaseException as error:  # noqa: BLE001 (whatever it is, whoever writes next hears of it)
+            self._fault = error
+            self._queue.clear()
+        if self._queue and self._left is not None:
+            self._left.add_done_callback(self._next)
 
     def _end(self) -> None:
         begun, self._begun, self._left = self._begun, None, None

@@ -215,7 +215,9 @@ class TracedModels:
         _name(span, written_by)
         span.set("gen_ai.response.model", model)
         span.set("gen_ai.response.time_to_first_chunk", time.perf_counter() - began)
-        return replace(opened, rest=_followed(opened, span))
+        rest = _followed(opened, span)
+        await anext(rest)  # to where it can be sent a sink
+        return replace(opened, rest=rest)
 
     async def open(self) -> None:
         """See Models."""
@@ -236,10 +238,14 @@ async def _followed(opened: Opened, span: Span) -> AsyncGenerator[str | Ending, 
         if isinstance(opened.first, Ending):
             _tell(span, opened.first)
         async with aclosing(opened.rest) as rest:
-            async for piece in rest:
+            sink = yield opened.first
+            while True:
+                piece = await rest.asend(sink)
                 if isinstance(piece, Ending):
                     _tell(span, piece)
-                yield piece
+                sink = yield piece
+    except StopAsyncIteration:
+        return
     except BaseException as error:
         span.fail(reason_of(error))
         raise

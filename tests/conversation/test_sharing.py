@@ -73,13 +73,15 @@ class AtOnce:
         return getattr(self._models, name)
 
     async def begin(self, prompt: Prompt) -> Opened:
-        async def rest() -> AsyncGenerator[str | Ending, Sink | None]:
+        async def answer() -> AsyncGenerator[str | Ending, Sink | None]:
+            yield "They "
             yield "say"
             yield Ending(FinishReason.STOP, None)
 
         while prompt.kept is not None and not prompt.kept.done():
             await asyncio.sleep(0)
-        return Opened("local/test-model", False, "They ", rest(), lambda _: None, lambda: None)  # noqa: FBT003 (fallback)
+        rest = answer()
+        return Opened("local/test-model", False, await anext(rest), rest, lambda _: None, lambda: None)  # noqa: FBT003 (fallback)
 
 
 async def test_a_model_that_answers_at_once_is_not_heard_before_the_message_is_known_to_be_kept(

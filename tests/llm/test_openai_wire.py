@@ -280,6 +280,14 @@ async def stall_after_text(exchange: Exchange) -> None:
     await exchange.gone.wait()
 
 
+async def comment_after_text(exchange: Exchange) -> None:
+    await exchange.start()
+    await exchange.text("half an ans")
+    while not exchange.gone.is_set():
+        await exchange.send(b": keep-alive\n\n")  # whoever passes it on is alive, and the model has stopped talking
+        await asyncio.sleep(0.05)
+
+
 async def talk_for_ever(exchange: Exchange) -> None:
     await exchange.start()
     while not exchange.gone.is_set():
@@ -293,9 +301,10 @@ async def talk_for_ever(exchange: Exchange) -> None:
         (stall_at_once, "first_token", Message.STATUS_FAILED),
         (stall_after_head, "first_token", Message.STATUS_FAILED),
         (stall_after_text, "idle", Message.STATUS_PARTIAL),
+        (comment_after_text, "idle", Message.STATUS_PARTIAL),
         (talk_for_ever, "total", Message.STATUS_PARTIAL),
     ],
-    ids=["at-once", "after-head", "after-text", "for-ever"],
+    ids=["at-once", "after-head", "after-text", "comments-after-text", "for-ever"],
 )
 async def test_time_limits(
     start: StartService, model: Upstream, answer: Answer, limit: str, status: Message.Status.ValueType
