@@ -81,7 +81,7 @@ class WritingConnection(aiosqlite.Connection):
         if not self._committing:
             self._committing = True
             self._idle.clear()
-            self._begin_next(loop)
+            self._begin_soon(loop)
         return future
 
     async def call(self, function: Callable[[sqlite3.Connection], T]) -> T:
@@ -99,13 +99,15 @@ class WritingConnection(aiosqlite.Connection):
         await self._idle.wait()
         await super().close()
 
-    def _begin_next(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _begin_soon(self, loop: asyncio.AbstractEventLoop) -> None:
         self._gathering = not self._skip
         if self._gathering:
             loop.call_later(GATHER_SECONDS, self._begin, loop)
         else:
             self._skip -= 1
-            self._begin(loop)
+            # Not at once: whatever else this turn of the loop writes goes along,
+            # and the thread is woken when this one is about to let go of the GIL.
+            loop.call_soon(self._begin, loop)
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         group, self._waiting = self._waiting, []
@@ -122,7 +124,7 @@ class WritingConnection(aiosqlite.Connection):
         for (_, _, future, told), outcome in zip(group, outcomes, strict=True):
             _tell(future, told, outcome)
         if self._waiting:
-            self._begin_next(loop)
+            self._begin_soon(loop)
         else:
             self._committing = False
             self._idle.set()

@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 from chat_grpc._gen.chat.v1 import chat_pb2
+from chat_grpc.shared.link import Link
 from chat_grpc.storage.dynamodb.address import Address
 from tests.shared.conftest import other_questions, script_runs
 from tests.storage.conftest import dynamodb, dynamodb_local_url, moto_url
@@ -41,6 +42,13 @@ async def pair(start: StartService, redis: RedisServer, dynamodb: Store) -> Asyn
         yield one, other
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers that wait for Redis longer than a busy machine may stand still, and count on it meanwhile."""
+    monkeypatch.setitem(Link.__init__.__kwdefaults__, "timeout", 10.0)
+
+
+@pytest.mark.usefixtures("patient")
 async def test_the_round_trips_of_a_message(
     start: StartService, model: Upstream, network: Proxy, table: TableProxy
 ) -> None:
