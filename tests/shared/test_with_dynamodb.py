@@ -45,7 +45,9 @@ async def pair(start: StartService, redis: RedisServer, dynamodb: Store) -> Asyn
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers that wait for Redis longer than a busy machine may stand still, and count on it meanwhile."""
-    monkeypatch.setitem(Link.__init__.__kwdefaults__, "timeout", 10.0)
+    defaults = Link.__init__.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "timeout", 10.0)
 
 
 @pytest.mark.usefixtures("patient")
