@@ -13,9 +13,8 @@ class GenericServices:
 
     For each method that it is told of, grpc.aio keeps a task that waits for the
     method's next call, and with each call of any of them it begins to wait for
-    all of these tasks anew (``AioServer._server_main_loop``): with two dozen
-    methods that is as much as the checks and limits of a message. Without, one
-    task waits for calls, and a handler is found by its name.
+    all of these tasks anew (``AioServer._server_main_loop``), which short calls
+    feel. Without, one task waits for calls, and a handler is found by its name.
 
     Args:
         server: the server.

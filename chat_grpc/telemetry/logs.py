@@ -71,7 +71,7 @@ class _Formatter(logging.Formatter):
     """Makes a line of what structlog or a library logged.
 
     structlog's own ProcessorFormatter copies each record and runs a chain of
-    processors over it, which takes longer than all that a line needs.
+    processors over it, which takes longer than making the line.
     """
 
     def __init__(self, worker: int | None = None) -> None:
