@@ -41,11 +41,12 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A load, and who is asked; LiteLLM once, the others ``repeat`` times in a row."""
+    """A load, and who is asked, ``turns`` times a round; a sample is ``repeat`` loads in a row, LiteLLM's a single one."""
 
     load: Load
     contestants: Sequence[Contestant]
     repeat: int = 1
+    turns: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +88,20 @@ class Rounds:
         """Drive all loads in each round, after a round that is thrown away.
 
         All of them in each: a machine is faster and slower by turns of minutes,
-        as others use its caches, and each load is to see as much of both.
+        as others use its caches, and each load is to see as much of both. And
+        another contestant first in each: what was driven just before is another
+        load for the first one, and the same for all others.
         """
         plans = tuple(plans)
         for number in range(-1, rounds):
             for plan in plans:
-                self._drive(plan, warm_up=number < 0)
+                for turn in range(plan.turns if number >= 0 else 1):
+                    self._drive(plan, max(number, 0) * plan.turns + turn, warm_up=number < 0)
                 progress(f"round {number + 1} of {rounds}: {plan.load.name}")
 
-    def _drive(self, plan: Plan, *, warm_up: bool) -> None:
-        for contestant in plan.contestants:
+    def _drive(self, plan: Plan, turn: int, *, warm_up: bool) -> None:
+        first = turn % len(plan.contestants)
+        for contestant in (*plan.contestants[first:], *plan.contestants[:first]):
             # Its warm-up may be short: a round of its own takes as long as all others together.
             slow = contestant.name == "litellm"
             if warm_up and slow:
@@ -116,12 +121,20 @@ class Rounds:
         return float(max(sample.seen[figure] for sample in self.samples[load, contestant]))
 
     def ratio(self, load: str, one: str, other: str, figure: str) -> float:
-        """Return the median over the rounds of the ratio within a round (of the medians, if one had fewer rounds)."""
+        """Return the median over the turns of the ratio within a turn (of the medians, if one had fewer turns)."""
         ours, others = self.samples[load, one], self.samples[load, other]
         if len(ours) != len(others):
             return self.median(load, one, figure) / self.median(load, other, figure)
         pairs = zip(ours, others, strict=True)
         return statistics.median(mine.figure(figure) / theirs.figure(figure) for mine, theirs in pairs)
+
+    def difference(self, load: str, one: str, other: str, figure: str) -> float:
+        """Return the median over the turns of the difference within a turn (of the medians, if one had fewer turns)."""
+        ours, others = self.samples[load, one], self.samples[load, other]
+        if len(ours) != len(others):
+            return self.median(load, one, figure) - self.median(load, other, figure)
+        pairs = zip(ours, others, strict=True)
+        return statistics.median(mine.figure(figure) - theirs.figure(figure) for mine, theirs in pairs)
 
     def ratios(self, loads: Sequence[str], contestant: str, figure: str) -> list[float]:
         """Return what each load has of what the first one has: the median over the rounds of the ratio within a round."""

@@ -32,17 +32,11 @@ GROWTH_INSTANT = tuple(
     Load(f"instant, {streams} streams", "tokens=200", 200, streams=streams, requests=1000 // streams)
     for streams in (10, 100, 1000)
 )
-# ... and here the same number of tokens per second, 2,000.
+# ... and here the same number of tokens per second: up to 2,000 while the callers come, and down again while they leave.
+# Each asks once, as more or fewer rounds of asking would keep those 2,000 up for a longer or shorter part of the time.
 GROWTH_PACED = tuple(
-    Load(
-        f"paced, {streams} streams at {rate}/s",
-        f"tokens=50,rate={rate}",
-        50,
-        streams=streams,
-        requests=requests,
-        ramp=50 / rate,
-    )
-    for streams, rate, requests in ((10, 200, 20), (100, 20, 2), (1000, 2, 1))
+    Load(f"paced, {streams} streams at {rate}/s", f"tokens=50,rate={rate}", 50, streams=streams, ramp=50 / rate)
+    for streams, rate in ((10, 200), (100, 20), (1000, 2))
 )
 SOAK = Load("soak", "tokens=20", 20, streams=100, requests=20)
 # Heap and SQLite's page caches find their size within 40,000 requests, which is what the warm-up is for; what comes after
@@ -102,14 +96,8 @@ def cpu_row(rounds: Rounds, load: Load, figure: str, *, bare: float, litellm: fl
 def first_token_row(rounds: Rounds) -> Row:
     """How much later the first token comes than from the upstream itself."""
     name = FIRST_TOKEN.name
-    own = rounds.samples[name, "direct"]
-    added = {
-        one: statistics.median(
-            mine.seen["first"] - floor.seen["first"] for mine, floor in zip(rounds.samples[name, one], own, strict=True)
-        )
-        for one in _names(rounds, FIRST_TOKEN)
-        if one != "direct"
-    }
+    names = [one for one in _names(rounds, FIRST_TOKEN) if one != "direct"]
+    added = {one: rounds.difference(name, one, "direct", "first") for one in names}
     cells = {one: f"{value:.2f}" for one, value in added.items()}
     cells["direct"] = f"({rounds.median(name, 'direct', 'first'):.2f})"
     to_bare, to_litellm = added["grpc"] / added["bare"], added["grpc"] / added["litellm"]
@@ -141,10 +129,7 @@ def sse_row(rounds: Rounds) -> Row:
     """How much later a token comes as a server-sent event through Envoy than over gRPC, where nothing is crowded."""
     name = PACED_10.name
     p50 = {one: rounds.median(name, one, "p50") for one in _names(rounds, PACED_10)}
-    added = statistics.median(
-        sse.seen["p50"] - grpc.seen["p50"]
-        for sse, grpc in zip(rounds.samples[name, "sse"], rounds.samples[name, "grpc"], strict=True)
-    )
+    added = rounds.difference(name, "sse", "grpc", "p50")
     cells = {one: f"{value:.2f}" for one, value in p50.items()}
     limit = Limit(f"SSE {added:+.2f} ms to gRPC (at most +0.5)", added, 0.5)
     return Row("delay of a token, ms, 10 streams x 50 tokens/s, p50", cells, (limit,), p50)

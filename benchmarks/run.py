@@ -31,6 +31,8 @@ SMOKE_ROUNDS = 3
 SMOKE_SLACK = 1.3
 REPEAT = 5
 """How often a round drives the instant load, which takes a fifth of a second each time."""
+MORE_TURNS = 2
+"""What this server and the bare relay are asked beside, where their samples go up and down by more than a limit's room."""
 
 
 def main() -> int:
@@ -61,14 +63,19 @@ def everything(count: int) -> tuple[list[rows.Row], int]:
         rounds = Rounds((os.getpid(), upstream))
         with lineup.everyone(url, upstream, python, smoke=False) as contestants:
             everybody, server = tuple(contestants.values()), contestants["grpc"]
+            pair = (server, contestants["bare"])
             plans = [
                 Plan(rows.INSTANT, everybody, REPEAT),
                 Plan(rows.PACED_100, everybody),
+                Plan(rows.PACED_100, pair, turns=MORE_TURNS),
                 Plan(rows.PACED_200, everybody),
+                Plan(rows.PACED_200, pair, turns=MORE_TURNS),
                 Plan(rows.DELAY, [contestants[one] for one in ("grpc", "sse", "bare")]),
                 Plan(rows.PACED_10, everybody),
                 Plan(rows.FIRST_TOKEN, everybody),
-                *(Plan(load, (server,)) for load in (*rows.GROWTH_INSTANT, *rows.GROWTH_PACED)),
+                Plan(rows.FIRST_TOKEN, (*pair, contestants["direct"]), turns=2 * MORE_TURNS),
+                *(Plan(load, (server,)) for load in rows.GROWTH_INSTANT),
+                *(Plan(load, (server,), repeat) for load, repeat in zip(rows.GROWTH_PACED, (20, 2, 1), strict=True)),
             ]
             rounds.run(plans, count)
             # By itself: the cache would have let go of the answer after so many others.
@@ -84,7 +91,7 @@ def everything(count: int) -> tuple[list[rows.Row], int]:
             rows.memory_row(url, min(count, MEMORY_ROUNDS)),
             rows.growth_row(rounds, rows.GROWTH_INSTANT, "CPU per token, us, instant, 10 / 100 / 1,000 streams"),
             rows.growth_row(
-                rounds, rows.GROWTH_PACED, "CPU per token, us, 2,000 tokens/s over 10 / 100 / 1,000 streams"
+                rounds, rows.GROWTH_PACED, "CPU per token, us, up to 2,000 tokens/s over 10 / 100 / 1,000 streams"
             ),
             rows.soak_row(url),
         ]
