@@ -20,7 +20,8 @@ class MemoryCache:
 
     async def get(self, key: str) -> CachedAnswer | None:
         """Look it up; see Cache."""
-        return self._answers.get(key)
+        answers = self._answers
+        return answers.get(key) if key in answers else None  # a miss, the usual thing, costs less so
 
     async def put(self, key: str, answer: CachedAnswer) -> None:
         """Keep it, unless it is larger than everything together may be; see Cache."""

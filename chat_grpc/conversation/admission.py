@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import Counter
 from collections.abc import Sequence
 
 from chat_grpc.conversation.limits import Claim, MemoryTokenBuckets, Rate, Shortage, TokenBuckets
@@ -66,7 +65,7 @@ class Admission:
         self._buckets = MemoryTokenBuckets() if buckets is None else buckets
         self._shared = shared
         self._places = asyncio.Semaphore(streams_total)
-        self._callers: Counter[str] = Counter()
+        self._callers: dict[str, int] = {}
         self._open = 0
         self._waiting = 0
 
@@ -101,9 +100,10 @@ class Admission:
         """
         caller = f"user:{request.user_id}" if request.user_id else f"address:{request.address}"
         quota = self._streams_per_user * (1 if request.user_id else CALLERS_BEHIND_AN_ADDRESS)
-        if self._callers[caller] >= quota:
+        held = self._callers.get(caller, 0)
+        if held >= quota:
             raise _too_many_streams("user", quota, "answers are under way for this caller")
-        self._callers[caller] += 1
+        self._callers[caller] = held + 1
         try:
             claims = self._claims(request, caller)
             await self._find_place(claims)
@@ -116,7 +116,8 @@ class Admission:
             if self._shared:
                 check(await self._buckets.look(claims))
                 return caller, claims
-            check(await self._buckets.take(claims))
+            if claims:
+                check(await self._buckets.take(claims))
         except BaseException:
             self.leave(caller)
             raise
@@ -129,8 +130,10 @@ class Admission:
         self._forget(caller)
 
     def _forget(self, caller: str) -> None:
-        self._callers[caller] -= 1
-        if not self._callers[caller]:
+        held = self._callers[caller] - 1
+        if held:
+            self._callers[caller] = held
+        else:
             del self._callers[caller]
 
     async def take(self, claims: Sequence[Claim]) -> None:
@@ -155,7 +158,7 @@ class Admission:
 
     async def _find_place(self, claims: Sequence[Claim]) -> None:
         """Take a place, after a wait if need be."""
-        if not self._places.locked():
+        if self._open < self._streams_total and not self._waiting:
             await self._places.acquire()  # at once
             return
         # Who will be refused for a rate need not wait in order to hear it.

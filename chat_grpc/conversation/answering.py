@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -148,8 +147,8 @@ class Answering:
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Have a task do the work of answering; its end is the end of the events."""
-        self.task = asyncio.ensure_future(self._run(work))
-        return self.task
+        self.task = task = asyncio.get_running_loop().create_task(self._run(work))
+        return task
 
     async def _run(self, work: Coroutine[Any, Any, None]) -> None:
         try:
@@ -266,19 +265,18 @@ class Answering:
         if self._readers == 1 and direct is not None:
             self._direct, self._place = direct, place
         try:
-            async with aclosing(self._events.read(place)) as log:
-                async for events in log:
-                    text = ""
-                    for event in events:
-                        if isinstance(event, str):
-                            text += event
-                            continue
-                        if text:
-                            yield text
-                            text = ""
-                        yield event
+            while events := await self._events.more(place):
+                text = ""
+                for event in events:
+                    if isinstance(event, str):
+                        text += event
+                        continue
                     if text:
                         yield text
+                        text = ""
+                    yield event
+                if text:
+                    yield text
         except BaseException as error:
             fault = Draining() if Draining.ended(error) else error
             self._left(fault)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -60,28 +59,25 @@ class Log(Generic[T]):
         self._error = error
         self._wake()
 
-    async def read(self, place: Place | None = None) -> AsyncGenerator[list[T], None]:
-        """Yield what has been written, then what has been written since, and so on; ``place`` tells how far.
+    async def more(self, place: Place) -> list[T]:
+        """Return what has been written after ``place``, as soon as there is something; nothing at the end.
 
         Raises:
             BaseException: what the log was closed with.
         """
-        place = place or Place()
-        while True:
-            if place.index < len(self._items):
-                news = self._items[place.index :]
-                place.index += len(news)
-                yield news
-            elif self.closed:
+        while place.index == len(self._items):
+            if self.closed:
                 if self._error is not None:
                     raise self._error
-                return
-            else:
-                waiter = asyncio.get_running_loop().create_future()
-                self._waiting.append(waiter)
-                place.waiting = True
-                await waiter
-                place.waiting = False
+                return []
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiter)
+            place.waiting = True
+            await waiter
+            place.waiting = False
+        news = self._items[place.index :]
+        place.index += len(news)
+        return news
 
     def _wake(self) -> None:
         waiting, self._waiting = self._waiting, []

@@ -238,7 +238,7 @@ class Conversation:
         """
         searching = self._search(answering)
         try:
-            if await _done_soon(searching):
+            if searching is None or await _done_soon(searching):
                 asked = await self._look(answering)
                 if asked is None:
                     answering.end()
@@ -326,9 +326,9 @@ class Conversation:
         return asked
 
 
-async def _done_soon(searching: asyncio.Task[Any] | None) -> bool:
+async def _done_soon(searching: asyncio.Task[Any]) -> bool:
     """Tell whether the passages are there at once, or nearly so."""
-    if searching is None or searching.done():
+    if searching.done():
         return True
     done, _ = await asyncio.wait((searching,), timeout=UNKEPT_SECONDS)
     return bool(done)

@@ -44,7 +44,8 @@ def _violations(request: ChatRequest, models: frozenset[str]) -> Iterator[Violat
     yield from check_session_id(request.session_id)
     if not _REQUEST_ID.fullmatch(request.request_id):
         yield Violation("request_id", f"must be 1 to {MAX_REQUEST_ID} visible ASCII characters")
-    yield from _check_given(request.system, request.history or ())
+    if request.system or request.history:
+        yield from _check_given(request.system, request.history or ())
     options = request.options
     if options.max_tokens is not None and not 1 <= options.max_tokens <= MAX_TOKENS:
         yield Violation("options.max_tokens", f"must be 1 to {MAX_TOKENS:,}")
@@ -56,7 +57,7 @@ def _violations(request: ChatRequest, models: frozenset[str]) -> Iterator[Violat
         yield Violation("options.model", f"is not allowed here; one of: {', '.join(sorted(models))}")
     if len(options.filters) > MAX_FILTERS:
         yield Violation("options.filters", f"must be at most {MAX_FILTERS} pairs")
-    if any(len(text) > MAX_FILTER_TEXT for pair in options.filters.items() for text in pair):
+    if options.filters and any(len(text) > MAX_FILTER_TEXT for pair in options.filters.items() for text in pair):
         yield Violation("options.filters", f"keys and values must be at most {MAX_FILTER_TEXT} characters")
 
 

@@ -113,7 +113,8 @@ class Origin:
 
     def _message(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> bytes:
         length = f"content-length: {len(body)}\r\n" if body else ""
-        head = f"{method} {self._url.path}{path} HTTP/1.1\r\n{self._head}{_lines(headers)}{length}\r\n"
+        own = _lines(headers) if headers else ""
+        head = f"{method} {self._url.path}{path} HTTP/1.1\r\n{self._head}{own}{length}\r\n"
         return head.encode("latin-1") + body
 
     def _take_idle(self) -> Connection | None:

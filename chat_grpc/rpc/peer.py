@@ -33,16 +33,16 @@ def client_address(context: Context, trusted: Networks) -> str:
     ``trusted``; from any other peer it is what the client claims of itself.
     Peers on a Unix socket are on this machine, and count as 127.0.0.1.
     """
-    peer = _peer(context.peer())
-    if peer is None or peer not in trusted:
-        return _written(peer)
+    peer, written, is_proxy = _seen(context.peer(), trusted)
+    if not is_proxy:
+        return written
     forwarded = []
     for name, value in context.invocation_metadata() or ():
         if name == ENVOY_HEADER and (address := _address(str(value))) is not None:
             return _written(address)
         if name == FORWARDED_HEADER:
             forwarded += str(value).rsplit(",", _MAX_HOPS)
-    return _written(_outermost(forwarded, trusted) or peer)
+    return _written(_outermost(forwarded, trusted) or peer) if forwarded else written
 
 
 def _outermost(forwarded: list[str], trusted: Networks) -> IPAddress | None:
@@ -58,6 +58,14 @@ def _outermost(forwarded: list[str], trusted: Networks) -> IPAddress | None:
     return seen
 
 
+# Clients send many calls over one connection, so the port may stay in the key.
+@lru_cache(8_192)
+def _seen(text: str, trusted: Networks) -> tuple[IPAddress | None, str, bool]:
+    """Return the address of what gRPC names a peer, how it is written, and whether it is a proxy that is believed."""
+    peer = _peer(text)
+    return peer, _written(peer), peer is not None and peer in trusted
+
+
 def _peer(text: str) -> IPAddress | None:
     """Read what gRPC names a peer: ipv4:192.0.2.1:567, ipv6:%5B2001:db8::1%5D:567, unix:/a/path."""
     kind, _, rest = text.partition(":")
@@ -71,7 +79,6 @@ def _address(text: str) -> IPAddress | None:
     return _parsed(text) if len(text) <= _MAX_ADDRESS else None
 
 
-# Clients send many calls over one connection, so the port may stay in the key.
 @lru_cache(8_192)
 def _parsed(text: str) -> IPAddress | None:
     text = unquote(text.strip())

@@ -65,11 +65,13 @@ class Telling:
 
     def is_in(self, words: Sequence[str]) -> bool:
         """Tell whether one of them may stand there."""
-        return not self._words.isdisjoint(words) or any(
-            (word[0], word[-1], len(word)) in self._ends and _shape(word) in self._shapes
-            for word in words
-            if len(word) >= SCRAMBLED_LENGTH
-        )
+        if not self._words.isdisjoint(words):
+            return True
+        for word in words:  # no generator: every message comes here
+            size = len(word)
+            if size >= SCRAMBLED_LENGTH and (word[0], word[-1], size) in self._ends and _shape(word) in self._shapes:
+                return True
+        return False
 
 
 def phrase(first: str, *then: int | str, unless_next: str = "") -> Phrase:

@@ -45,7 +45,7 @@ class PlainWords:
             return False
         text = message.lower()
         words = _WORD.findall(text)
-        sizes = [len(word) for word in words]
+        sizes = list(map(len, words))
         return not (
             max(sizes, default=0) > LONGEST_WORD
             or sizes.count(1) > MOST_LETTERS
