@@ -30,6 +30,8 @@ BUSY_MILLISECONDS = 2000
 
 CHECKPOINT_PAGES = 4000
 """How long the log grows before it is written into the file, in pages of 4 KiB; docs/storage.md says why not SQLite's 1000."""
+CACHE_KIBIBYTES = 8_000
+"""How much of the file the connection that writes keeps in memory at most; docs/storage.md says why not SQLite's 2000."""
 Synchronous = Literal["normal", "full"]
 """When what was kept reaches the disk: with the next checkpoint, or before ``add`` returns."""
 
@@ -115,6 +117,7 @@ class SQLiteStorage:
                 await connection.execute(f"PRAGMA synchronous = {synchronous}")
                 await connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
                 if connection is writer:
+                    await connection.execute(f"PRAGMA cache_size = -{CACHE_KIBIBYTES}")
                     await migrate(connection)
             if serving:
                 slot = await asyncio.to_thread(Slot, path)
