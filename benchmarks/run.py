@@ -31,7 +31,7 @@ SMOKE_ROUNDS = 3
 SMOKE_SLACK = 1.3
 REPEAT = 5
 """How often a round drives the instant load, which takes a fifth of a second each time."""
-MORE_TURNS = 2
+MORE_PACED, MORE_FIRST = 3, 14
 """What this server and the bare relay are asked beside, where their samples go up and down by more than a limit's room."""
 
 
@@ -67,13 +67,13 @@ def everything(count: int) -> tuple[list[rows.Row], int]:
             plans = [
                 Plan(rows.INSTANT, everybody, REPEAT),
                 Plan(rows.PACED_100, everybody),
-                Plan(rows.PACED_100, pair, turns=MORE_TURNS),
+                Plan(rows.PACED_100, pair, turns=MORE_PACED),
                 Plan(rows.PACED_200, everybody),
-                Plan(rows.PACED_200, pair, turns=MORE_TURNS),
+                Plan(rows.PACED_200, pair, turns=MORE_PACED),
                 Plan(rows.DELAY, [contestants[one] for one in ("grpc", "sse", "bare")]),
                 Plan(rows.PACED_10, everybody),
                 Plan(rows.FIRST_TOKEN, everybody),
-                Plan(rows.FIRST_TOKEN, (*pair, contestants["direct"]), turns=2 * MORE_TURNS),
+                Plan(rows.FIRST_TOKEN, (*pair, contestants["direct"]), turns=MORE_FIRST),
                 *(Plan(load, (server,)) for load in rows.GROWTH_INSTANT),
                 *(Plan(load, (server,), repeat) for load, repeat in zip(rows.GROWTH_PACED, (20, 2, 1), strict=True)),
             ]

@@ -78,8 +78,9 @@ class EventStream:
                 await self._context.send_initial_metadata(sse.HEADERS)
             await self._silence.turn()
             # Envoy takes the response's content type from the first message.
-            await self._context.write(HttpBody(content_type=sse.CONTENT_TYPE if first else "", data=data))
+            body = HttpBody(content_type=sse.CONTENT_TYPE if first else "", data=data)
+            await self._context.write(body.SerializeToString())
             self._silence.done()
 
     async def _comment(self) -> None:
-        await self._context.write(HttpBody(data=sse.KEEP_ALIVE))
+        await self._context.write(HttpBody(data=sse.KEEP_ALIVE).SerializeToString())

@@ -84,7 +84,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
                 return
 
             async def comment() -> None:
-                await context.write(HttpBody(data=sse.KEEP_ALIVE))
+                await context.write(HttpBody(data=sse.KEEP_ALIVE).SerializeToString())
 
             # Envoy takes the response's content type from the first message.
             content_type = sse.CONTENT_TYPE

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from datetime import UTC, datetime
 from functools import partial
+from typing import TypeVar
 
 from msgspec.structs import replace
 
@@ -20,6 +22,8 @@ from chat_grpc.lasting import lasting
 from chat_grpc.storage import Storage
 from chat_grpc.telemetry import logs
 from chat_grpc.telemetry.metrics import Metrics
+
+T = TypeVar("T")
 
 log = logs.get(__name__)
 
@@ -49,7 +53,7 @@ class Keeper:
     def begin(self, answering: Answering, message: Message) -> asyncio.Future[bool]:
         """Begin to keep the message for the first time; what is returned tells what ``keep`` does."""
         # Not to be broken off: whoever settles the message has to know whether it is there.
-        answering.kept = kept = self._tasks.track(asyncio.ensure_future(self._storage.add(message)))
+        answering.kept = kept = self._tasks.track(_future(self._storage.add(message)))
         kept.add_done_callback(partial(_say_kept, answering))
         return kept
 
@@ -72,7 +76,7 @@ class Keeper:
         if answering.kept is None:  # nothing had to be asked for it
             await self.keep(answering, settled)
         else:
-            await lasting(self._tasks.track(asyncio.ensure_future(self._storage.settle(settled))))
+            await lasting(self._tasks.track(_future(self._storage.settle(settled))))
         answering.message = settled
         self._metrics.message_ended(settled.status)
         if not answering.guardrail:  # else a model would be sent it with the next message
@@ -119,6 +123,11 @@ class Keeper:
         else:
             log.info("not answered", message_id=message.id, status=message.status, reason=message.error_reason)
             self._metrics.message_ended(message.status)
+
+
+def _future(work: Awaitable[T]) -> asyncio.Future[T]:
+    """Return what may be a future already; asyncio.ensure_future takes three calls to find that out."""
+    return work if isinstance(work, asyncio.Future) else asyncio.ensure_future(work)
 
 
 def _say_kept(answering: Answering, kept: asyncio.Future[bool]) -> None:

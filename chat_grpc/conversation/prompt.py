@@ -129,8 +129,8 @@ class Draft:
         self._request = request
         self._passages = passages
         self._system = system
-        self._given = [_as_data(passage) for passage in passages or ()]
-        self._tags = [_tag(index, passage) for index, passage in enumerate(self._given, 1)]
+        self._given = [_as_data(passage) for passage in passages] if passages else []
+        self._tags = [_tag(index, passage) for index, passage in enumerate(self._given, 1)] if passages else []
         self._earlier = list(exchanges)
 
     def fits_by_far(self, budget: int) -> bool:
@@ -174,8 +174,8 @@ class Draft:
 
 def _most_of(system: str, tags: Sequence[str], exchanges: Sequence[Exchange], question: str) -> int:
     """Return a number of tokens that the whole prompt does not exceed."""
-    said = sum(most(item.message) + most(item.answer) for item in exchanges)
-    given = sum(most(tag) + 1 for tag in tags) + most(PASSAGES)
+    said = sum(most(item.message) + most(item.answer) for item in exchanges) if exchanges else 0
+    given = sum(most(tag) + 1 for tag in tags) + most(PASSAGES) if tags else 0
     return most(system) + given + said + most(question) + TURN_TOKENS * (2 + 2 * len(exchanges))
 
 

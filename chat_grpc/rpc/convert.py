@@ -44,7 +44,7 @@ HEALTHS = {
 
 def chat_request(proto: chat_pb2.ChatRequest, caller: Caller) -> domain.ChatRequest:
     """Read a request; one that names itself gives its name to the logs."""
-    if is_request_id(proto.request_id):
+    if proto.request_id and is_request_id(proto.request_id):
         context.set_request_id(proto.request_id, by_caller=True)
     options = proto.options
     return domain.ChatRequest(
@@ -61,7 +61,7 @@ def chat_request(proto: chat_pb2.ChatRequest, caller: Caller) -> domain.ChatRequ
             model=options.model,
             retrieval=options.retrieval if options.HasField("retrieval") else True,
             top_k=options.top_k if options.HasField("top_k") else None,
-            filters=dict(options.filters),
+            filters=dict(options.filters) if options.filters else {},
             skip_cache=options.skip_cache,
         ),
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
+from functools import partial
 from types import CoroutineType, MappingProxyType
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
-from google.protobuf.message import Message
 
 from chat_grpc import errors
 from chat_grpc.entropy import random_hex
@@ -64,6 +65,9 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     of the exception. Calls are counted in ``in_flight``; health and reflection
     pass by untouched, so that a drain does not wait for them.
 
+    A method that writes its stream itself gives ``context.write`` the bytes of a
+    message: grpc.aio would call a serializer for each, and a token's are made by hand.
+
     Args:
         in_flight: where calls are counted.
         bodies: what HTTP clients are told, by the beginning of the method's name
@@ -94,57 +98,32 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         if method.unary_unary is not None:
             return _handler(
                 grpc.unary_unary_rpc_method_handler,
-                self._unary(method.unary_unary, http),
+                self._guard(method.unary_unary, http),
                 decode,
                 method.response_serializer,
             )
         return _handler(
             grpc.unary_stream_rpc_method_handler,
-            self._stream(method.unary_stream, http),
+            self._guard(_writing(method.unary_stream), http),
             decode,
-            _serialize,
+            None,  # what is written here are bytes
         )
 
     def _body_of(self, method: str) -> ErrorBody | None:
         return next((body for prefix, body in self._bodies if method.startswith(prefix)), None)
 
-    def _unary(
-        self,
-        method: Callable[[Any, Context], Awaitable[Message]],
-        http: ErrorBody | None,
-    ) -> Callable[[Any, Context], Awaitable[Message]]:
-        async def behaviour(request: Any, context: Context) -> Message:
-            return await self._guarded(method, request, context, http)
-
-        return behaviour
-
-    def _stream(
-        self,
-        method: Callable[[Any, Context], Any],
-        http: ErrorBody | None,
-    ) -> Callable[[Any, Context], Awaitable[None]]:
-        async def write(request: Any, context: Context) -> None:
-            # Writing here, rather than yielding to grpc.aio, spares a generator
-            # on the way of every token.
-            stream = method(request, context)
-            if isinstance(stream, CoroutineType):  # it writes by itself, as it may with grpc.aio, too
-                await stream
-                return
-            async with aclosing(stream):
-                async for response in stream:
-                    await context.write(response)
-
-        async def behaviour(request: Any, context: Context) -> None:
-            await self._guarded(write, request, context, http)
-
-        return behaviour
+    def _guard(
+        self, method: Callable[[Any, Context], Awaitable[T]], http: ErrorBody | None
+    ) -> Callable[[Any, Context], Awaitable[T]]:
+        # A function of the class and no method: grpc.aio sees through a partial of one only.
+        return partial(ErrorInterceptor._guarded, self, method, http)
 
     async def _guarded(
         self,
         method: Callable[[Any, Context], Awaitable[T]],
+        http: ErrorBody | None,
         request: Any,
         context: Context,
-        http: ErrorBody | None,
     ) -> T:
         task = self._in_flight.enter()
         try:
@@ -163,9 +142,24 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             self._in_flight.leave(task)
 
 
-def _serialize(message: Message | bytes) -> bytes:
-    """Return a message's bytes; a servicer may hand over the bytes themselves."""
-    return message if isinstance(message, bytes) else message.SerializeToString()
+def _writing(method: Callable[[Any, Context], Any]) -> Callable[[Any, Context], Awaitable[None]]:
+    """Return what writes a stream: the method itself if it does, as it may with grpc.aio, too. It writes bytes, then.
+
+    Writing here, rather than yielding to grpc.aio, spares a generator on the way of every message.
+    """
+    if inspect.iscoroutinefunction(method):
+        return method
+
+    async def write(request: Any, context: Context) -> None:
+        stream = method(request, context)
+        if isinstance(stream, CoroutineType):  # there was something around a method that writes by itself
+            await stream
+            return
+        async with aclosing(stream):
+            async for response in stream:
+                await context.write(response.SerializeToString())
+
+    return write
 
 
 def _handler(kind: Any, *parts: Any) -> Handler:
@@ -175,7 +169,11 @@ def _handler(kind: Any, *parts: Any) -> Handler:
 
 def _begin(context: Context) -> str:
     """Name the call: by the caller's x-request-id if it is fit to be logged, else anew."""
-    given = next((str(value) for name, value in context.invocation_metadata() or () if name == "x-request-id"), "")
+    given = ""
+    for name, value in context.invocation_metadata() or ():
+        if name == "x-request-id":
+            given = str(value)
+            break
     by_caller = is_request_id(given)
     request_id = given if by_caller else random_hex(16)
     call.set_request_id(request_id, by_caller=by_caller)

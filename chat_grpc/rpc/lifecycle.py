@@ -26,8 +26,8 @@ class InFlight:
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._idle: asyncio.Event | None = None
+        """Set when there is none; made when somebody waits for that."""
         self._closed = False
 
     @property
@@ -41,13 +41,12 @@ class InFlight:
         if task is None:
             raise RuntimeError("a call is answered in a task")
         self._tasks.add(task)
-        self._idle.clear()
         return task
 
     def leave(self, task: asyncio.Task[Any]) -> None:
         """Count a task no more."""
         self._tasks.discard(task)
-        if not self._tasks:
+        if not self._tasks and self._idle is not None:
             self._idle.set()
 
     def close(self) -> None:
@@ -61,7 +60,10 @@ class InFlight:
 
     async def idle(self) -> None:
         """Return as soon as there is none."""
-        await self._idle.wait()
+        if self._tasks:
+            if self._idle is None or self._idle.is_set():
+                self._idle = asyncio.Event()
+            await self._idle.wait()
 
     def end(self) -> None:
         """End all of them: each tells its client that the server is stopping."""

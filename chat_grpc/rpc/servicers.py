@@ -34,7 +34,7 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
         self, request: chat_pb2.ChatRequest, context: Context
     ) -> None:
         """Answer one message. It writes by itself: a generator would be on the way of every event."""
-        writer = EventWriter(context.write)  # the interceptor lets bytes through
+        writer = EventWriter(context.write)  # which takes bytes here: see rpc/interceptor.py
         asked = convert.chat_request(request, caller_of(context, self._trusted))
         try:
             async with aclosing(self._conversation.chat(asked, writer.give)) as events:

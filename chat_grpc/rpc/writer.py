@@ -12,6 +12,8 @@ from chat_grpc.rpc.delta import delta_bytes
 MAX_QUEUE = 3
 """Messages that may follow one that is on its way; whoever has more waits."""
 
+TWO_WAITS = "a write waits for more than one thing"
+
 
 class EventWriter:
     """Begins to write a message at once; the next ones follow as soon as it is on its way.
@@ -46,10 +48,8 @@ class EventWriter:
             Exception: the call has ended.
         """
         left = self._left
-        if left is not None:
-            if self._queue or not left.done():
-                return self._begin_later(delta_bytes(text))
-            self._end()
+        if left is not None and (self._queue or not left.done()):
+            return self._begin_later(delta_bytes(text))
         self._begin(delta_bytes(text))
         return None
 
@@ -60,15 +60,13 @@ class EventWriter:
             Exception: the call has ended.
         """
         left, queue = self._left, self._queue
-        if left is not None:
-            if queue or not left.done():
-                if len(queue) >= MAX_QUEUE:
-                    return self._begin_later(message)
-                queue.append(message)
-                if len(queue) == 1:
-                    left.add_done_callback(self._next)
-                return None
-            self._end()
+        if left is not None and (queue or not left.done()):
+            if len(queue) >= MAX_QUEUE:
+                return self._begin_later(message)
+            queue.append(message)
+            if len(queue) == 1:
+                left.add_done_callback(self._next)
+            return None
         self._begin(message)
         return None
 
@@ -99,15 +97,24 @@ class EventWriter:
         self._begin(message)
 
     def _begin(self, message: bytes) -> None:
+        """Begin to write a message; what was begun before is on its way."""
         if self._fault is not None:
             raise self._fault
         # A coroutine runs up to its first wait when it is sent None, and goes on
         # from there when it is sent the next; here it waits for one future only.
+        if (begun := self._begun) is not None:  # as in _end; one call fewer for each token
+            self._begun = self._left = None
+            try:
+                begun.send(None)
+            except StopIteration:
+                pass
+            else:
+                raise RuntimeError(TWO_WAITS)
         self._begun = begun = self._write(message)
         try:
             self._left = begun.send(None)
         except StopIteration:
-            self._left = None  # it did not have to wait
+            self._begun = self._left = None  # it did not have to wait
 
     def _next(self, _: asyncio.Future[Any]) -> None:
         """Write what follows."""
@@ -128,7 +135,7 @@ class EventWriter:
                 begun.send(None)
             except StopIteration:
                 return
-            raise RuntimeError("a write waits for more than one thing")
+            raise RuntimeError(TWO_WAITS)
 
 
 def _heard(left: asyncio.Future[Any]) -> None:

@@ -54,8 +54,8 @@ class WritingConnection(aiosqlite.Connection):
         self._closing = False
         self._gathering = False
         self._skips = self._skip = 1
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._idle: asyncio.Event | None = None
+        """Set when nothing is to be written any more; made when ``close`` waits for that."""
 
     def write(self, statement: str, values: Sequence[Any], told: Callable[[Outcome], T]) -> Lasting[T]:
         """Begin to run a statement and commit it; what is returned is done when that is, and tells the outcome.
@@ -80,7 +80,6 @@ class WritingConnection(aiosqlite.Connection):
         self._waiting.append((statement, values, future, told))
         if not self._committing:
             self._committing = True
-            self._idle.clear()
             self._begin_soon(loop)
         return future
 
@@ -96,7 +95,9 @@ class WritingConnection(aiosqlite.Connection):
     async def close(self) -> None:
         """Commit what waits, take nothing more, and close."""
         self._closing = True
-        await self._idle.wait()
+        if self._committing:
+            self._idle = self._idle or asyncio.Event()
+            await self._idle.wait()
         await super().close()
 
     def _begin_soon(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -127,7 +128,8 @@ class WritingConnection(aiosqlite.Connection):
             self._begin_soon(loop)
         else:
             self._committing = False
-            self._idle.set()
+            if self._idle is not None:
+                self._idle.set()
 
     # --- on the connection's thread: nothing may be raised here, because those who wait would wait for ever ---
 

@@ -146,8 +146,10 @@ class SQLiteStorage:
 
     def add(self, message: Message) -> Awaitable[bool]:
         """Insert the row; see Storage."""
-        with _Guard("keep a message"):
+        try:  # and no _Guard, which takes three calls, here where every message passes
             return self._writer.write(INSERT, (*_row(message), self._owner), _is_kept)
+        except FAULTS as error:
+            raise _unavailable("keep a message", error) from error
 
     async def find_request(self, request_key: str) -> Message | None:
         """Read the row by its index; see Storage."""
@@ -157,10 +159,13 @@ class SQLiteStorage:
 
     def settle(self, message: Message) -> Awaitable[None]:
         """Update the row; see Storage."""
-        with _Guard("keep an answer"):
+        try:
             key = message.request_key if message.status is Status.COMPLETED else ""
-            row = (*_ending(message), _micros_or_none(message.completed_at), key or None, message.id)
+            ended = message.completed_at
+            row = (*_ending(message), None if ended is None else _micros(ended), key or None, message.id)
             return self._writer.write(SETTLE, row, _is_settled)
+        except FAULTS as error:
+            raise _unavailable("keep an answer", error) from error
 
     async def list_messages(self, scope: Scope, *, limit: int, before: Cursor | None = None) -> list[Message]:
         """Read one page by the index of the scope; see Storage."""
@@ -313,10 +318,6 @@ def _moment(micros: int) -> datetime:
     return EPOCH + timedelta(microseconds=micros)
 
 
-def _micros_or_none(moment: datetime | None) -> int | None:
-    return None if moment is None else _micros(moment)
-
-
 def _row(message: Message) -> tuple[Any, ...]:
     """Return the values of COLUMNS. Written out, because two are made for every message."""
     return (
@@ -327,7 +328,7 @@ def _row(message: Message) -> tuple[Any, ...]:
         message.message,
         *_ending(message),
         _micros(message.created_at),
-        _micros_or_none(message.completed_at),
+        None if message.completed_at is None else _micros(message.completed_at),
         message.request_key or None,
         message.request_digest,
     )

@@ -103,7 +103,7 @@ class Histogram:
 
     def observe(self, value: float, *labels: str) -> None:
         """Count one value."""
-        cell = self._cell(labels)
+        cell = self._cells.get(labels) or self._cell(labels)
         cell.counts[bisect_left(self.bounds, value)] += 1
         cell.sum += value
 
