@@ -15,7 +15,7 @@ import asyncio
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from urllib.parse import SplitResult, urlsplit
 
 from chat_grpc import __version__
@@ -130,16 +130,18 @@ class Origin:
         host = cast("str", self._url.hostname)
         try:
             async with asyncio.timeout(self._connect_seconds):
-                from aiohappyeyeballs import start_connection
-
                 addresses = await loop.getaddrinfo(host, self._port, type=_STREAM)
-                sock = await start_connection(addresses, happy_eyeballs_delay=HAPPY_EYEBALLS_SECONDS)
-                name = host if self._tls else None
+                where: dict[str, Any] = {"ssl": self._tls, "server_hostname": host if self._tls else None}
+                address, port, *scope = addresses[0][4]
+                if len(addresses) == 1 and not any(scope):
+                    # Half the work, where there is nothing to choose: no socket that is watched twice.
+                    where["host"], where["port"] = address, port
+                else:
+                    from aiohappyeyeballs import start_connection
+
+                    where["sock"] = await start_connection(addresses, happy_eyeballs_delay=HAPPY_EYEBALLS_SECONDS)
                 _, connection = await loop.create_connection(
-                    lambda: Connection(self._gave_back, self._open.discard),
-                    sock=sock,
-                    ssl=self._tls,
-                    server_hostname=name,
+                    lambda: Connection(self._gave_back, self._open.discard), **where
                 )
         except (OSError, ssl.SSLError) as error:  # TimeoutError is an OSError
             raise HTTPError("no connection") from error
