@@ -73,9 +73,8 @@ class Retention:
                 await self._sweep()
             except StorageUnavailable:
                 pass  # which the storage has logged; it is tried again
-            except Exception:
-                # What must not happen is that nothing is deleted any more, and nobody knows.
-                log.exception("old messages could not be deleted")
+            except Exception as error:  # noqa: BLE001 (nothing may have it stop unnoticed)
+                log.fault("old messages could not be deleted", error)
             await asyncio.sleep(pause)
 
     async def _sweep(self) -> None:

@@ -206,5 +206,5 @@ def _failure(error: BaseException) -> errors.ChatError:
         # would leave it waiting until its deadline.
     elif not isinstance(error, Exception):
         raise error
-    log.error("unexpected exception", exc_info=error)
+    log.fault("unexpected exception", error)
     return errors.ChatError("internal error; the server's log says more under this request id")

@@ -111,27 +111,25 @@ class ObservingInterceptor(grpc.aio.ServerInterceptor):
     def _log(self, method: str, code: str, seconds: float, call: telling.Call) -> None:
         """Write the one line that every call leaves."""
         message = call.message
-        usage = message.usage if message is not None else None
-        content: dict[str, Any] = (
-            {} if message is None or not self._log_content else {"message": message.message, "answer": message.answer}
-        )
-        log.log(
-            logging.DEBUG if code == OK and method in QUIET else logging.INFO,
-            "call",
-            method=method,
-            code=code,
-            reason=call.error.reason if call.error is not None else None,
-            seconds=round(seconds, 6),
-            user_id=call.user_id or None,
-            session_id=(message.session_id if message is not None else call.session_id) or None,
-            message_id=message.id if message is not None else None,
-            model=message.model if message is not None else None,
-            prompt_tokens=usage.prompt_tokens if usage is not None else None,
-            completion_tokens=usage.completion_tokens if usage is not None else None,
-            cost_usd=usage.cost_usd if usage is not None else None,
-            cached=message.cached if message is not None else None,
-            **content,
-        )
+        fields = {
+            "method": method,
+            "code": code,
+            "reason": call.error.reason if call.error is not None else None,
+            "seconds": round(seconds, 6),
+            "user_id": call.user_id or None,
+            "session_id": (message.session_id if message is not None else call.session_id) or None,
+        }
+        if message is not None:
+            fields["message_id"] = message.id
+            fields["model"] = message.model
+            if (usage := message.usage) is not None:
+                fields["prompt_tokens"] = usage.prompt_tokens
+                fields["completion_tokens"] = usage.completion_tokens
+                fields["cost_usd"] = usage.cost_usd
+            fields["cached"] = message.cached
+            if self._log_content:
+                fields["message"], fields["answer"] = message.message, message.answer
+        log.log(logging.DEBUG if code == OK and method in QUIET else logging.INFO, "call", fields)
 
 
 def _tell(span: Span, method: str, code: str, call: telling.Call) -> None:

@@ -1,6 +1,6 @@
-"""Structured logs: structlog makes the lines, the standard library's logging carries them.
+"""Structured logs, carried by the standard library's logging.
 
-So the lines of libraries, which know logging only, take the same form.
+So the lines of libraries, which know nothing else, take the same form.
 """
 
 from __future__ import annotations
@@ -8,45 +8,61 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO
 
 import msgspec
 
 from chat_grpc.settings import Settings
 from chat_grpc.telemetry import context
 
-# structlog imports rich where it finds it, for tracebacks in colours. No line
-# here has any, and the import would take 70 ms on top of structlog's own 30.
-_unseen = "rich" not in sys.modules
-if _unseen:
-    sys.modules["rich"] = None  # type: ignore[assignment]  # it is how Python is told that a module can't be imported
-try:
-    import structlog
-finally:
-    if _unseen:
-        del sys.modules["rich"]
-
-Log = structlog.stdlib.BoundLogger
-
-_TOLD = frozenset({"event", "exc_info"})
-"""The fields of structlog's that have a place of their own in a line."""
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 OWN = ("chat_grpc", "gateway")
 """The packages of this program."""
 
 
+class Log:
+    """The log of a module. A line is an event in a few words, and fields: ``log.info("kept", message_id=...)``."""
+
+    __slots__ = ("_logger",)
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(name)
+
+    def debug(self, event: str, /, **fields: object) -> None:
+        """Tell of what only those need who look for a fault."""
+        self.log(logging.DEBUG, event, fields)
+
+    def info(self, event: str, /, **fields: object) -> None:
+        """Tell of what is as it should be."""
+        self.log(logging.INFO, event, fields)
+
+    def warning(self, event: str, /, **fields: object) -> None:
+        """Tell of what somebody should look at some day."""
+        self.log(logging.WARNING, event, fields)
+
+    def error(self, event: str, /, **fields: object) -> None:
+        """Tell of what somebody should look at now."""
+        self.log(logging.ERROR, event, fields)
+
+    def fault(self, event: str, error: BaseException, /, **fields: object) -> None:
+        """Tell of an exception that nobody expected: its type and its frames."""
+        self.log(logging.ERROR, event, fields, error)
+
+    def log(self, level: int, event: str, fields: Mapping[str, object], error: BaseException | None = None) -> None:
+        """Write a line of a level, if it is one that is kept. A field that is None is left out."""
+        logger = self._logger
+        if logger.isEnabledFor(level):
+            fault = None if error is None else (type(error), error, error.__traceback__)
+            extra = {"fields": fields}
+            logger.handle(logger.makeRecord(logger.name, level, "", 0, event, (), fault, extra=extra))
+
+
 def get(name: str) -> Log:
-    """Return the log of a module. It takes fields as keywords: ``log.info("kept", message_id=...)``."""
-    log: Log = structlog.wrap_logger(
-        logging.getLogger(name),
-        processors=[structlog.stdlib.filter_by_level, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        wrapper_class=Log,
-        context_class=dict,
-        cache_logger_on_first_use=True,
-    )
-    return log
+    """Return the log of a module."""
+    return Log(name)
 
 
 def configure(settings: Settings, *, worker: int | None = None) -> None:
@@ -60,19 +76,26 @@ def configure(settings: Settings, *, worker: int | None = None) -> None:
     # What no line here tells needs not be found out for each (Python's logging HOWTO, "Optimization").
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None  # noqa: SLF001 (as the HOWTO says)
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Handler(sys.stderr)
     handler.setFormatter(JsonFormatter(worker) if settings.log_format == "json" else TextFormatter(worker))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     for package in OWN:
         logging.getLogger(package).setLevel(settings.log_level)
 
 
-class _Formatter(logging.Formatter):
-    """Makes a line of what structlog or a library logged.
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes lines to a stream that passes each on by itself, as stderr does."""
 
-    structlog's own ProcessorFormatter copies each record and runs a chain of
-    processors over it, which takes longer than making the line.
-    """
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line."""
+        try:
+            self.stream.write(f"{self.format(record)}\n")
+        except Exception:  # noqa: BLE001 (as logging's own handlers do: nothing that fails here may end the program)
+            self.handleError(record)
+
+
+class _Formatter(logging.Formatter):
+    """Makes a line of what this program or a library logged."""
 
     def __init__(self, worker: int | None = None) -> None:
         super().__init__()
@@ -110,15 +133,8 @@ def _facts(record: logging.LogRecord, worker: int | None) -> dict[str, Any]:
         "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
         "level": record.levelname,
         "logger": record.name,
+        "event": record.getMessage(),
     }
-    error: Any = record.exc_info
-    fields: dict[str, Any] = {}
-    if isinstance(record.msg, dict):  # structlog's
-        fields = record.msg
-        facts["event"] = fields["event"]
-        error = fields.get("exc_info", error)
-    else:
-        facts["event"] = record.getMessage()
     if worker is not None:
         facts["worker"] = worker
     if request_id := context.request_id():
@@ -126,10 +142,10 @@ def _facts(record: logging.LogRecord, worker: int | None) -> dict[str, Any]:
     if (place := context.trace()) is not None:
         facts["trace_id"] = place.trace_id
         facts["span_id"] = place.span_id
-    facts.update({name: value for name, value in fields.items() if value is not None and name not in _TOLD})
-    if isinstance(error, tuple):
-        error = error[1]
-    if isinstance(error, BaseException):
+    fields: dict[str, Any] = getattr(record, "fields", {})
+    facts.update({name: value for name, value in fields.items() if value is not None})
+    error = record.exc_info[1] if record.exc_info else None
+    if error is not None:
         # The text of an exception may quote a message or a key: its type and
         # where it came from are logged, its text is not.
         facts["exception"] = f"{type(error).__module__}.{type(error).__qualname__}"
