@@ -2,7 +2,8 @@
 
 They are msgspec's structs, which are made ten times as fast as frozen
 dataclasses, and copied with a change (``msgspec.structs.replace``) forty times
-as fast: every message is, several times on its way.
+as fast: every message is, several times on its way. The garbage collector need
+not look at them (``gc=False``): nothing that they hold can hold them.
 """
 
 from __future__ import annotations
@@ -42,14 +43,14 @@ class Status(StrEnum):
     INTERRUPTED = "interrupted"
 
 
-class Identity(Struct, frozen=True):
+class Identity(Struct, frozen=True, gc=False):
     """Who calls, as a credential has shown, and what its bearer may do beyond everybody's own affairs."""
 
     user_id: str
     scopes: frozenset[str] = frozenset()
 
 
-class Passage(Struct, frozen=True):
+class Passage(Struct, frozen=True, gc=False):
     """A piece of the memory that grounds an answer; ``score`` is 0 to 1."""
 
     title: str
@@ -58,7 +59,7 @@ class Passage(Struct, frozen=True):
     tags: tuple[str, ...] = ()
 
 
-class Usage(Struct, frozen=True):
+class Usage(Struct, frozen=True, gc=False):
     """What an answer cost, in tokens and US dollars; ``cost_usd`` is None when no price is known."""
 
     prompt_tokens: int
@@ -68,7 +69,7 @@ class Usage(Struct, frozen=True):
     estimated: bool = False
 
 
-class ChatOptions(Struct, frozen=True, kw_only=True):
+class ChatOptions(Struct, frozen=True, kw_only=True, gc=False):
     """How one message is to be answered; None leaves a choice to the default."""
 
     max_tokens: int | None = None
@@ -80,14 +81,14 @@ class ChatOptions(Struct, frozen=True, kw_only=True):
     skip_cache: bool = False
 
 
-class Exchange(Struct, frozen=True):
+class Exchange(Struct, frozen=True, gc=False):
     """A message and its whole answer; in a history that a caller gives, either may be missing, and is ""."""
 
     message: str
     answer: str
 
 
-class ChatRequest(Struct, frozen=True, kw_only=True):
+class ChatRequest(Struct, frozen=True, kw_only=True, gc=False):
     """One message of a user. Empty ids mean: anonymous, a new session.
 
     ``idempotent`` tells that the caller itself named the request. ``address`` is
@@ -111,7 +112,7 @@ class ChatRequest(Struct, frozen=True, kw_only=True):
     options: ChatOptions = field(default_factory=ChatOptions)
 
 
-class Started(Struct, frozen=True):
+class Started(Struct, frozen=True, gc=False):
     """The message was accepted and kept."""
 
     message_id: str
@@ -119,21 +120,21 @@ class Started(Struct, frozen=True):
     request_id: str
 
 
-class Retrieved(Struct, frozen=True):
+class Retrieved(Struct, frozen=True, gc=False):
     """The passages that the model is given, best first."""
 
     passages: tuple[Passage, ...]
     took_ms: int
 
 
-class SuggestedQuestion(Struct, frozen=True):
+class SuggestedQuestion(Struct, frozen=True, gc=False):
     """A question worth asking."""
 
     question: str
     category: str = "general"
 
 
-class Completed(Struct, frozen=True):
+class Completed(Struct, frozen=True, gc=False):
     """The whole answer was written and kept. ``model`` is provider/model.
 
     ``suggested_questions`` is what may be asked instead, where a guardrail refused the message or withheld text.
@@ -154,7 +155,7 @@ Event = Started | Retrieved | str | Completed
 """One event of an answer; a str is the next piece of its text, never empty."""
 
 
-class Message(Struct, frozen=True, kw_only=True):
+class Message(Struct, frozen=True, kw_only=True, gc=False):
     """A user's message with its answer, as the history keeps it.
 
     ``request_key`` names the request within its caller's, "" when the caller did

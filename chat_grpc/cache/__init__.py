@@ -9,7 +9,7 @@ from msgspec import Struct
 from chat_grpc.domain import FinishReason, Usage
 
 
-class CachedAnswer(Struct, frozen=True):
+class CachedAnswer(Struct, frozen=True, gc=False):
     """A whole answer, and what it cost when it was written.
 
     ``guardrail`` is the id of the rule that withheld the rest of it. Such an

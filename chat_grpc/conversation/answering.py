@@ -63,6 +63,11 @@ class Common:
         return self.opening.writer if self.opening else ""
 
 
+def _end_alone() -> bool:
+    """Tell that the work ends with the last reader."""
+    return False
+
+
 class Answering:
     """A message that is being answered.
 
@@ -143,7 +148,7 @@ class Answering:
         self._direct: Direct | None = None
         self._place = Place()
         self._ended_by: BaseException | None = None
-        self._leave: Callable[[], bool] = lambda: False
+        self._leave = _end_alone
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Have a task do the work of answering; its end is the end of the events."""
@@ -157,6 +162,8 @@ class Answering:
             self._events.close(error)
         else:
             self._events.close()
+        # It knows this answer: in a circle, all this would stay until the collector comes, and be cold by then.
+        self._leave = _end_alone
 
     def end(self) -> None:
         """Say that all has been said, where no task does the work."""

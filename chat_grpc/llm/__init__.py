@@ -13,7 +13,7 @@ from chat_grpc.errors import ModelError
 from chat_grpc.lasting import lasting
 
 
-class Turn(Struct, frozen=True):
+class Turn(Struct, frozen=True, gc=False):
     """One message of a prompt; ``role`` is OpenAI's: system, user or assistant."""
 
     role: str
@@ -49,7 +49,7 @@ class Prompt(Struct, frozen=True, kw_only=True):
             await lasting(self.kept)  # the keeping goes on for others
 
 
-class Ending(Struct, frozen=True):
+class Ending(Struct, frozen=True, gc=False):
     """How a provider's answer ended; ``usage`` is None when it reported none."""
 
     finish_reason: FinishReason
