@@ -230,12 +230,13 @@ class Answering:
         direct, flight = self._direct, self.flight
         if (
             direct is None
+            or self._place.waiting is None
             or self._readers != 1
             or (flight is not None and flight.followers)
-            or not self._events.append_read(text, self._place)
         ):
             self.say_text(text)
             return None
+        self._events.append_read(text)
         self.pieces.append(text)
         try:
             taking = direct(text)

@@ -9,13 +9,13 @@ T = TypeVar("T")
 
 
 class Place:
-    """Where a reader is: how much it has read, and whether it has read all and waits for more."""
+    """Where a reader is: how much it has read, and, while it has read all and waits for more, what it waits for."""
 
     __slots__ = ("index", "waiting")
 
     def __init__(self) -> None:
         self.index = 0
-        self.waiting = False
+        self.waiting: asyncio.Future[None] | None = None
 
 
 class Log(Generic[T]):
@@ -25,39 +25,33 @@ class Log(Generic[T]):
 
     Args:
         items: where they are kept; whoever else has the list may write into it while nobody reads.
+
+    Attributes:
+        append_read: writes one more that whoever waits is given by other means, and wakes nobody. It is the list's
+            own method, as each token passes through it.
     """
 
-    __slots__ = ("_error", "_items", "_waiting", "closed")
+    __slots__ = ("_error", "_items", "_waiting", "append_read", "closed")
 
     def __init__(self, items: list[T] | None = None) -> None:
         self._items: list[T] = [] if items is None else items
         self._error: BaseException | None = None
-        self._waiting: list[asyncio.Future[None]] = []
+        self._waiting: list[Place] = []
+        self.append_read = self._items.append
         self.closed = False
 
     def append(self, item: T) -> None:
         """Write one more."""
-        self._items.append(item)
-        if self._waiting:
-            self._wake()
-
-    def append_read(self, item: T, place: Place) -> bool:
-        """Write one more that the reader at ``place`` is given by other means, if it has read all there is, and waits.
-
-        It sleeps on. False, with nothing written, if it does not.
-        """
         items = self._items
-        if not place.waiting or place.index != len(items):
-            return False
         items.append(item)
-        place.index += 1
-        return True
+        if self._waiting:
+            self._wake(len(items) - 1)
 
     def close(self, error: BaseException | None = None) -> None:
         """Write no more; readers that come to the end find it, or the error."""
         self.closed = True
         self._error = error
-        self._wake()
+        self._wake(len(self._items))
 
     async def more(self, place: Place) -> list[T]:
         """Return what has been written after ``place``, as soon as there is something; nothing at the end.
@@ -70,17 +64,18 @@ class Log(Generic[T]):
                 if self._error is not None:
                     raise self._error
                 return []
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiting.append(waiter)
-            place.waiting = True
+            place.waiting = waiter = asyncio.get_running_loop().create_future()
+            self._waiting.append(place)
             await waiter
-            place.waiting = False
         news = self._items[place.index :]
         place.index += len(news)
         return news
 
-    def _wake(self) -> None:
+    def _wake(self, read: int) -> None:
+        """Wake all who wait; so many items they have read, or been given."""
         waiting, self._waiting = self._waiting, []
-        for waiter in waiting:
-            if not waiter.done():  # its reader may have left
+        for place in waiting:
+            place.index = read
+            waiter, place.waiting = place.waiting, None
+            if waiter is not None and not waiter.done():  # its reader may have left
                 waiter.set_result(None)

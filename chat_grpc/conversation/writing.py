@@ -216,15 +216,10 @@ def _giver(
     pass_text: Callable[[str], Awaitable[None] | None], look: Callable[[str], str] | None, gaps: TokenGaps
 ) -> Sink:
     """Return what gives the readers a piece of text; what stands in it is paid for every token."""
-    clock, add = time.monotonic, gaps.add
-    last = 0.0  # before the first
+    clock, note = time.monotonic, gaps.note
 
     def give(text: str) -> Awaitable[None] | None:
-        nonlocal last
-        now = clock()
-        if last:
-            add(now - last)
-        last = now
+        note(clock())
         if look is not None and not (text := look(text)):
             return None  # all of it is held back
         return pass_text(text)

@@ -250,19 +250,22 @@ class Response:
 
     def arrived(self, size: int) -> None:
         """Hand over the pieces that a read of the socket brought, which was ``size`` bytes long with what framed them."""
-        pieces = self._pieces
+        pieces, push = self._pieces, self._push
         if not pieces:
             return
-        if self._push is not None:
-            chunk = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            pieces.clear()
-            if self._push(chunk):
-                return
-            self._push = None
-        else:
+        if push is None:
             self._size += size
             if self._size > MAX_UNREAD:
                 self._connection.pause()
+        elif len(pieces) == 1:
+            if push(pieces.pop()):
+                return
+        else:
+            chunk = b"".join(pieces)
+            pieces.clear()
+            if push(chunk):
+                return
+        self._push = None
         self._wake()
 
     def end(self, *, broken: bool) -> None:
@@ -292,6 +295,8 @@ class Connection(asyncio.Protocol):
         self._lost = lost
         self._transport: asyncio.Transport | None = None
         self._parser: httptools.HttpResponseParser | None = None
+        self._feed: Callable[[bytes], None] | None = None
+        """What parses the next bytes; None while none are expected."""
         self._asking: asyncio.Future[Response] | None = None
         self._head: asyncio.Future[Response]
         self._response: Response | None = None
@@ -319,7 +324,8 @@ class Connection(asyncio.Protocol):
             raise HTTPError("the connection was closed meanwhile")
         self._pieces = []
         self.on_body = self._pieces.append
-        self._parser = self._new_parser(self)
+        self._parser = parser = self._new_parser(self)
+        self._feed = parser.feed_data
         self._keep_alive = False
         self._asking = asyncio.get_running_loop().create_future()
         self._head = self._asking
@@ -348,7 +354,7 @@ class Connection(asyncio.Protocol):
         if not self._keep_alive:
             self.close()
             return
-        self._response = self._parser = None
+        self._response = self._parser = self._feed = None
         self.idle_since = time.monotonic()
         self._give_back(self)
 
@@ -375,12 +381,12 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what a read of the socket brought."""
-        response = self._response
-        if self._parser is None or (response is not None and response.ended):
+        response, feed = self._response, self._feed
+        if feed is None:
             self.close()  # nobody asked for anything, or for anything more
             return
         try:
-            self._parser.feed_data(data)
+            feed(data)
         except self._parser_error:
             self._fail("no HTTP/1.1")
             self.close()
@@ -432,6 +438,7 @@ class Connection(asyncio.Protocol):
         """End the body."""
         if self._response is not None and self._parser is not None:
             self._keep_alive = self._parser.should_keep_alive()
+            self._feed = None
             self._response.end(broken=False)
 
 

@@ -109,8 +109,7 @@ class OpenAIWire:
                         await pouring.end()
                     else:
                         text = feed(chunk)
-                        if answer.alive:
-                            answer.alive = False
+                        if text or answer.thinking:
                             watchdog.arrived()
                         if text and sink is None:
                             sink = yield text
@@ -206,10 +205,8 @@ class _Pouring:
         """Take what has arrived; return whether more can be taken so."""
         answer = self._answer
         text = answer.feed(chunk)
-        if answer.alive:
-            answer.alive = False
-            self._watchdog.passed()
         if text:
+            self._watchdog.passed()
             try:
                 taking = self._sink(text)
             except BaseException as error:  # noqa: BLE001 (whatever it is, it is for whoever reads the answer)
@@ -219,7 +216,9 @@ class _Pouring:
                 self._taking = taking
                 self._watchdog.arrived()
                 return False
-        return not answer.done and answer.failure is None
+        elif answer.thinking:
+            self._watchdog.passed()
+        return not answer.over
 
     async def end(self) -> None:
         """Wait until the sink has taken what it was given last; raise what it raised."""

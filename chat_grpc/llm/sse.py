@@ -15,11 +15,15 @@ class SSEDecoder:
 
     Only ``data`` is kept: OpenAI's wire format uses no other field. An event
     counts when its empty line has arrived.
+
+    Attributes:
+        between: all that came so far was whole events.
     """
 
-    __slots__ = ("_data", "_tail")
+    __slots__ = ("_data", "_tail", "between")
 
     def __init__(self) -> None:
+        self.between = True
         self._tail = b""
         self._data: list[bytes] = []
 
@@ -29,15 +33,11 @@ class SSEDecoder:
         Raises:
             LineTooLong: the bytes are no event stream.
         """
-        if (  # just one event in its usual form, as reads bring it when tokens come one by one
-            chunk.endswith(b"\n\n")
-            and chunk.startswith(b"data: ")
-            and chunk.count(b"\n") == 2  # noqa: PLR2004 (the two at its end)
-            and b"\r" not in chunk
-            and not self._tail
-            and not self._data
-        ):
-            return [chunk[6:-2]]
+        if self.between and chunk.startswith(b"data: ") and chunk.endswith(b"\n\n") and b"\r" not in chunk:
+            # Whole events of one line each, as providers send them, need no look at each line.
+            events = chunk[6:-2].split(b"\n\ndata: ")
+            if chunk.count(b"\n") == 2 * len(events):
+                return events
         text = self._tail + chunk if self._tail else chunk
         if b"\r" in text:
             # A last CR may be the first half of a CR LF: keep it back.
@@ -59,4 +59,5 @@ class SSEDecoder:
             elif data:
                 events.append(data[0] if len(data) == 1 else b"\n".join(data))
                 data.clear()
+        self.between = not (self._tail or data)
         return events

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -22,31 +22,49 @@ PROTOCOL = ("MODEL_PROTOCOL", "sent what is not the OpenAI wire format")
 EMPTY = ("MODEL_EMPTY", "sent an empty answer")
 
 
-class _Delta(msgspec.Struct):
+class _Delta(msgspec.Struct, gc=False):
     content: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
 
 
-class _Choice(msgspec.Struct):
+class _Choice(msgspec.Struct, gc=False):
     delta: _Delta | None = None
     finish_reason: str | None = None
 
 
-class _Usage(msgspec.Struct):
+class _Usage(msgspec.Struct, gc=False):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     total_tokens: int = 0
     cost: float | None = None  # OpenRouter's, in US dollars
 
 
-class _Chunk(msgspec.Struct):
+class _Chunk(msgspec.Struct, gc=False):
     choices: list[_Choice] | None = None
     usage: _Usage | None = None
     error: Any = None
 
 
+class _Text(msgspec.Struct, gc=False):
+    content: Annotated[str, msgspec.Meta(min_length=1)]
+
+
+class _TextChoice(msgspec.Struct, gc=False):
+    delta: _Text
+    finish_reason: None = None
+
+
+class _TextChunk(msgspec.Struct, gc=False):
+    """A chunk that says nothing but text, as nearly all of them do."""
+
+    choices: tuple[_TextChoice]
+    usage: None = None
+    error: None = None
+
+
 _decode = msgspec.json.Decoder(_Chunk).decode
+_decode_text = msgspec.json.Decoder(_TextChunk).decode
 _NO_CHOICE = _Choice()
 
 
@@ -54,17 +72,18 @@ class WireAnswer:
     """What has been learnt of an answer while it is read.
 
     Attributes:
-        alive: the last read brought text, or the model's thoughts; set to
-            False by whoever has taken note.
+        thinking: the last read brought no text, but the model's thoughts.
+        over: nothing more is to be read, as it is done or has failed.
         done: the stream said that it has ended.
         failure: the reason, and what the provider did in words, once it has
             gone wrong; the text that came before it stands.
     """
 
-    __slots__ = ("_events", "_finish_reason", "_has_text", "_usage", "alive", "done", "failure")
+    __slots__ = ("_events", "_finish_reason", "_has_text", "_usage", "done", "failure", "over", "thinking")
 
     def __init__(self) -> None:
-        self.alive = False
+        self.thinking = False
+        self.over = False
         self.done = False
         self.failure: tuple[str, str] | None = None
         self._events = SSEDecoder()
@@ -74,7 +93,24 @@ class WireAnswer:
 
     def feed(self, chunk: bytes) -> str:
         """Take what one read brought, and return the text in it."""
+        if (  # just one event in its usual form, as reads bring it when tokens come one by one
+            chunk.startswith(b"data: ")
+            and chunk.endswith(b"\n\n")
+            and chunk.count(b"\n") == 2  # noqa: PLR2004 (the two at its end)
+            and self._events.between
+        ):
+            try:
+                text = _decode_text(chunk[6:-2]).choices[0].delta.content
+            except msgspec.DecodeError:
+                return self._feed(chunk)
+            self._has_text = True
+            return text
+        return self._feed(chunk)
+
+    def _feed(self, chunk: bytes) -> str:
+        """Take what one read brought, whatever it is."""
         text = ""
+        self.thinking = False
         try:
             for event in self._events.feed(chunk):
                 if event == b"[DONE]":
@@ -92,7 +128,9 @@ class WireAnswer:
         except (LineTooLong, msgspec.DecodeError):
             self.failure = PROTOCOL
         if text:
-            self.alive = self._has_text = True
+            self._has_text = True
+            self.thinking = False
+        self.over = self.done or self.failure is not None
         return text
 
     def _note(self, message: _Chunk, choice: _Choice) -> None:
@@ -100,7 +138,7 @@ class WireAnswer:
         if choice.finish_reason is not None:
             self._finish_reason = choice.finish_reason
         if choice.delta is not None and (choice.delta.reasoning or choice.delta.reasoning_content):
-            self.alive = True
+            self.thinking = True
         if message.usage is not None:
             self._usage = message.usage
         if message.error is not None:

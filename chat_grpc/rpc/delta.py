@@ -20,12 +20,14 @@ DELTA = _tag(chat_pb2.ChatResponse.DELTA_FIELD_NUMBER)
 TEXT = _tag(chat_pb2.Delta.TEXT_FIELD_NUMBER)
 SHORT = 126
 """Bytes of text below which both lengths take one byte each."""
+HEADS = (bytes((DELTA, 0)), *(bytes((DELTA, size + 2, TEXT, size)) for size in range(1, SHORT)))
+"""What stands before a short text, by its size in bytes."""
 
 
 def delta_bytes(text: str) -> bytes:
     """Return what ``ChatResponse(delta=Delta(text=text)).SerializeToString()`` returns."""
     data = text.encode()
     size = len(data)
-    if 0 < size < SHORT:
-        return bytes((DELTA, size + 2, TEXT, size)) + data
+    if size < SHORT:
+        return HEADS[size] + data
     return chat_pb2.ChatResponse(delta=chat_pb2.Delta(text=text)).SerializeToString()

@@ -162,7 +162,7 @@ class Metrics:
 
     def merge_gaps(self, gaps: TokenGaps) -> None:
         """An answer ended whose pieces came with these gaps."""
-        self._gaps.merge(gaps.counts, gaps.sum)
+        self._gaps.merge(gaps.counts(), gaps.sum)
 
     def answer_ended(self, outcome: str, provider: str, usage: Usage | None, cost: float | None = None) -> None:
         """A model will write no more of an answer.

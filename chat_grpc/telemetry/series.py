@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from operator import add
 
 
 class Kind(StrEnum):
@@ -110,7 +111,7 @@ class Histogram:
     def merge(self, counts: Sequence[int], total: float, *labels: str) -> None:
         """Count what was counted elsewhere, in buckets of the same bounds."""
         cell = self._cell(labels)
-        cell.counts = [have + more for have, more in zip(cell.counts, counts, strict=True)]
+        cell.counts = list(map(add, cell.counts, counts))
         cell.sum += total
 
     def family(self) -> Family:

@@ -46,6 +46,28 @@ def test_split_at_every_byte() -> None:
         assert decoder.feed(STREAM[:cut]) + decoder.feed(STREAM[cut:]) == EVENTS, cut
 
 
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        b"data: one\n\n",
+        b"data: one\n\ndata: two\n\ndata: [DONE]\n\n",
+        b"data: one\n\ndata:two\n\n",
+        b"data: one\n\n: a comment\n\ndata: two\n\n",
+        b"data: one\ndata: line more\n\ndata: two\n\n",
+        b"data: one\r\n\r\ndata: two\n\n",
+        b"data: one\n\n\n\ndata: two\n\n",
+        b"data: \n\ndata: data: \n\n",
+        b"data: one\n\nevent: x\ndata: two\n\n",
+    ],
+)
+@pytest.mark.parametrize("before", [b"", b"data: nearly", b"data: half\n", b": a comment\n"])
+def test_whole_events_are_what_they_are_byte_by_byte(before: bytes, chunk: bytes) -> None:
+    bytewise, whole = SSEDecoder(), SSEDecoder()
+    expected = [event for byte in before + chunk for event in bytewise.feed(bytes((byte,)))]
+    assert whole.feed(before) + whole.feed(chunk) == expected
+    assert whole.between == bytewise.between is True
+
+
 def test_event_is_given_out_with_its_empty_line_and_not_before() -> None:
     decoder = SSEDecoder()
     assert decoder.feed(b"data: x\n") == []

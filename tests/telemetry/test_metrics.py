@@ -378,10 +378,22 @@ async def test_servers_in_one_process_share_no_counts(start: StartService, tmp_p
 
 
 def test_gaps_fall_into_the_bucket_whose_bound_they_do_not_pass() -> None:
+    first, last = GAP_BOUNDS[0], GAP_BOUNDS[-1]
+    for seconds, bucket in ((0.0, 0), (first, 0), (first * 1.01, 1), (last, -2), (last * 2, -1)):
+        gaps = TokenGaps()
+        gaps.note(0.0)
+        gaps.note(seconds)
+        assert gaps.counts()[bucket] == sum(gaps.counts()) == 1
+        assert gaps.sum == seconds
+
+
+def test_gaps_are_what_lies_between_pieces() -> None:
     gaps = TokenGaps()
-    for seconds in (0.0, GAP_BOUNDS[0], GAP_BOUNDS[0] * 1.01, GAP_BOUNDS[-1], GAP_BOUNDS[-1] * 2):
-        gaps.add(seconds)
-    assert gaps.counts[:2] == [2, 1]
-    assert gaps.counts[-2:] == [1, 1]
-    assert sum(gaps.counts) == 5
-    assert gaps.sum == pytest.approx(GAP_BOUNDS[0] * 2.01 + GAP_BOUNDS[-1] * 3)
+    assert (sum(gaps.counts()), gaps.sum) == (0, 0.0)
+    gaps.note(7.0)
+    assert (sum(gaps.counts()), gaps.sum) == (0, 0.0)
+    for moment in (7.5, 7.5, 37.5):
+        gaps.note(moment)
+    counts = gaps.counts()
+    assert (counts[0], counts[GAP_BOUNDS.index(0.5)], counts[-1]) == (1, 1, 1)
+    assert (sum(counts), gaps.sum) == (3, 30.5)
