@@ -97,6 +97,7 @@ class WireAnswer:
             chunk.startswith(b"data: ")
             and chunk.endswith(b"\n\n")
             and chunk.count(b"\n") == 2  # noqa: PLR2004 (the two at its end)
+            and b"\r" not in chunk
             and self._events.between
         ):
             try:

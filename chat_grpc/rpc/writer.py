@@ -7,7 +7,7 @@ import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any
 
-from chat_grpc.rpc.delta import HEADS, SHORT, delta_bytes
+from chat_grpc.rpc.delta import delta_bytes
 
 MAX_QUEUE = 3
 """Messages that may follow one that is on its way; whoever has more waits."""
@@ -50,9 +50,7 @@ class EventWriter:
         left = self._left
         if left is not None and (self._queue or not left.done()):
             return self._begin_later(delta_bytes(text))
-        data = text.encode()  # as in delta_bytes; one call fewer for each token
-        size = len(data)
-        self._begin(HEADS[size] + data if size < SHORT else delta_bytes(text))
+        self._begin(delta_bytes(text))
         return None
 
     def begin(self, message: bytes) -> Awaitable[None] | None:

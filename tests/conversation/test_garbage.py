@@ -1,4 +1,4 @@
-"""What an answer leaves behind: nothing that only the garbage collector could find."""
+"""What an answer leaves behind that was given whole: nothing that only the garbage collector could find."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def answers() -> int:
 
 
 @pytest.mark.parametrize("question", ["Where, {}?", "Where?"], ids=["written", "cached"])
-async def test_an_answer_that_has_ended_is_gone(chat_service: Service, model: Upstream, question: str) -> None:
+async def test_a_whole_answer_is_gone_at_its_end(chat_service: Service, model: Upstream, question: str) -> None:
     model.answer = saying("Under the old oak.")
     await chat_service.ask("Where?")
     gc.collect()

@@ -410,3 +410,24 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
 def test_a_header_cannot_bring_another_one_along(value: str) -> None:
     with pytest.raises(ValueError, match="authorization"):
         Origin("http://127.0.0.1:1", {"authorization": value}, connect_seconds=1.0)
+
+
+async def test_the_second_address_is_taken_where_the_first_one_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(plainly) as server, origin_of(server.url.replace("127.0.0.1", "two-addresses.test")) as origin:
+        loop = asyncio.get_running_loop()
+        real = loop.getaddrinfo
+
+        async def two(_: str, port: int, **how: int) -> list[object]:
+            return [*await real("127.0.0.2", port, **how), *await real("127.0.0.1", port, **how)]
+
+        monkeypatch.setattr(loop, "getaddrinfo", two)
+        response = await origin.request("GET", "/")
+        assert await response.read() == b"plain"
+        assert server.connections == 1
+        response.release()
+
+
+async def plainly(peer: Peer) -> None:
+    await peer.request()
+    await peer.say(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nplain")
+    await peer.gone()

@@ -46,6 +46,7 @@ STREAMS: dict[str, tuple[tuple[bytes, ...], str, object]] = {
     "no text": (END, "", EMPTY),
     "no JSON": ((said("Hel"), b"data: <html>\n\n"), "Hel", PROTOCOL),
     "of other types": ((said("Hel"), said(7)), "Hel", PROTOCOL),
+    "a line end within": ((said("Hel"), said("lo").replace(b", ", b",\r", 1)), "Hel", PROTOCOL),
     "a comment": ((said("Hel"), b": still here\n\n", said("lo"), *END), "Hello", STOPPED),
 }
 

@@ -10,7 +10,6 @@ from chat_grpc.conversation.guardrails.squeezed import DROPPED, LOWER, squeeze
 LONG = 12
 SHORT = 4
 """How many squeezed bytes at the end of an answer a rule's ``long`` and ``short`` are compared with."""
-LAST_LONG, LAST_SHORT = slice(-LONG, None), slice(-SHORT, None)
 PIECE = 12
 """Squeezed bytes of one piece of text from which on it is looked at closely: something may begin and end in it."""
 WORD = 8
@@ -59,11 +58,11 @@ class AnswerGuard:
         else:
             squeezed = squeeze(piece)
             self._word = word = 0
-        self._tail = tail = (self._tail + squeezed)[LAST_LONG]
+        self._tail = tail = (self._tail + squeezed)[-LONG:]
         if (
             word < WORD
             and len(squeezed) < PIECE
-            and tail[LAST_SHORT] not in self._short
+            and tail[-SHORT:] not in self._short
             and tail not in self._long
             and not self._held
         ):
