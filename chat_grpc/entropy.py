@@ -8,34 +8,33 @@ message.
 from __future__ import annotations
 
 import os
-import threading
 
-AT_ONCE = 4096
-"""Bytes that are asked for at once."""
+SIZE = 16
+"""Bytes of most names."""
+AT_ONCE = 256
+"""Names whose bytes are asked for at once."""
 
-
-class _Pool(threading.local):
-    """Bytes of one thread that nobody else has had."""
-
-    def __init__(self) -> None:
-        self.digits = ""
-        self.place = 0
-
-
-_pool = _Pool()
-# A copy of this process would go on with the same bytes.
-os.register_at_fork(after_in_child=_pool.__init__)  # type: ignore[misc]  # it empties the one of the thread that forked, which is all that a child has
+_digits: list[str] = []
+"""The digits of names that nobody has had. Taking one off is a single step, whichever thread does it."""
+# A copy of this process would go on with the same ones.
+os.register_at_fork(after_in_child=_digits.clear)
 
 
 def random_hex(size: int) -> str:
     """Return ``size`` random bytes as hexadecimal digits, fit to be a name that nobody can guess."""
-    pool, end = _pool, _pool.place + 2 * size
-    if end > len(pool.digits):
-        pool.digits, end = os.urandom(max(AT_ONCE, size)).hex(), 2 * size
-        pool.place = 0
-    digits = pool.digits[pool.place : end]
-    pool.place = end
-    return digits
+    if size > SIZE:
+        return os.urandom(size).hex()
+    try:
+        digits = _digits.pop()
+    except IndexError:
+        digits, *others = _names()
+        _digits.extend(others)
+    return digits if size == SIZE else digits[: 2 * size]
+
+
+def _names() -> list[str]:
+    digits = os.urandom(AT_ONCE * SIZE).hex()
+    return [digits[place : place + 2 * SIZE] for place in range(0, len(digits), 2 * SIZE)]
 
 
 def random_uuid() -> str:

@@ -15,6 +15,7 @@ from chat_grpc.conversation.answering import Answering
 from chat_grpc.conversation.costs import Costs
 from chat_grpc.conversation.guardrails.table import reason_of
 from chat_grpc.conversation.peers import Peers
+from chat_grpc.conversation.sessions import Sessions
 from chat_grpc.conversation.tasks import Tasks
 from chat_grpc.domain import Exchange, Message, Status
 from chat_grpc.errors import ChatError
@@ -33,14 +34,25 @@ class Keeper:
 
     Args:
         storage: where messages are kept.
+        sessions: which conversations go on.
         costs: what an answer that was broken off has cost.
         peers: the other servers, which are told what was said; None where there are none.
         metrics: where it is counted how messages ended.
         tasks: those that keep, and are not to be broken off.
     """
 
-    def __init__(self, *, storage: Storage, costs: Costs, peers: Peers | None, metrics: Metrics, tasks: Tasks) -> None:
+    def __init__(
+        self,
+        *,
+        storage: Storage,
+        sessions: Sessions,
+        costs: Costs,
+        peers: Peers | None,
+        metrics: Metrics,
+        tasks: Tasks,
+    ) -> None:
         self._storage = storage
+        self._sessions = sessions
         self._costs = costs
         self._peers = peers
         self._metrics = metrics
@@ -54,8 +66,17 @@ class Keeper:
         """Begin to keep the message for the first time; what is returned tells what ``keep`` does."""
         # Not to be broken off: whoever settles the message has to know whether it is there.
         answering.kept = kept = self._tasks.track(_future(self._storage.add(message)))
-        kept.add_done_callback(partial(_say_kept, answering))
+        # Added a turn later, it comes after whoever awaits this now: the model's request leaves before the readers hear.
+        asyncio.get_running_loop().call_soon(kept.add_done_callback, partial(self._say_kept, answering))
         return kept
+
+    def _say_kept(self, answering: Answering, kept: asyncio.Future[bool]) -> None:
+        """Say that the message has been accepted, and what has been found for it by then."""
+        if kept.cancelled() or kept.exception() is not None or not kept.result():
+            return
+        answering.say_found()
+        if not answering.request.session_id:  # a new one; its readers have been woken, and go first
+            asyncio.get_running_loop().call_soon(self._sessions.hold, answering.session)
 
     async def complete(self, answering: Answering, answer: CachedAnswer, *, cached: bool) -> None:
         """Keep the whole answer, then say that it is complete."""
@@ -128,9 +149,3 @@ class Keeper:
 def _future(work: Awaitable[T]) -> asyncio.Future[T]:
     """Return what may be a future already; asyncio.ensure_future takes three calls to find that out."""
     return work if isinstance(work, asyncio.Future) else asyncio.ensure_future(work)
-
-
-def _say_kept(answering: Answering, kept: asyncio.Future[bool]) -> None:
-    """Say that the message has been accepted, and what has been found for it by then."""
-    if not kept.cancelled() and kept.exception() is None and kept.result():
-        answering.say_found()

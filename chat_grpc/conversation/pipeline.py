@@ -118,8 +118,10 @@ class Conversation:
             )
         )
         costs = Costs(tokens, prices)
-        self._keeper = keeper = Keeper(storage=storage, costs=costs, peers=peers, metrics=metrics, tasks=tasks)
-        self._replay = Replay(storage=storage, sessions=sessions, guarding=guarding, peers=peers)
+        self._keeper = keeper = Keeper(
+            storage=storage, sessions=sessions, costs=costs, peers=peers, metrics=metrics, tasks=tasks
+        )
+        self._replay = Replay(storage=storage, guarding=guarding, peers=peers)
         self._writer = Writer(
             models=models,
             flights=self._flights,
@@ -214,7 +216,6 @@ class Conversation:
                 unpaid = ()
             if key not in self._named:  # nobody came first meanwhile
                 break
-            self._sessions.discard(session, request.session_id)
             if self._peers is not None:
                 self._peers.tell(common, None)
         answering = Answering(

@@ -9,7 +9,6 @@ from chat_grpc.conversation import requests
 from chat_grpc.conversation.answering import Answering, Common
 from chat_grpc.conversation.guarding import Guarding
 from chat_grpc.conversation.peers import Peers
-from chat_grpc.conversation.sessions import Sessions
 from chat_grpc.domain import Message, Retrieved, Status
 from chat_grpc.errors import Conflict
 from chat_grpc.shared import writer_lost
@@ -21,14 +20,12 @@ class Replay:
 
     Args:
         storage: where messages are kept.
-        sessions: which conversations go on.
         guarding: tells what may be asked instead of what was refused.
         peers: the other servers; None where there are none.
     """
 
-    def __init__(self, *, storage: Storage, sessions: Sessions, guarding: Guarding, peers: Peers | None) -> None:
+    def __init__(self, *, storage: Storage, guarding: Guarding, peers: Peers | None) -> None:
         self._storage = storage
-        self._sessions = sessions
         self._guarding = guarding
         self._peers = peers
 
@@ -39,7 +36,6 @@ class Replay:
             Conflict: it is being answered elsewhere, or the name stands for another request.
             ChatError: another server failed to write it.
         """
-        self._sessions.discard(answering.session, answering.request.session_id)
         kept = await self._storage.find_request(answering.message.request_key)
         if kept is not None and kept.status is Status.PENDING and answering.common:
             kept = await self._read_along(answering, answering.common, kept)

@@ -61,7 +61,7 @@ class Sessions:
         return len(self._live)
 
     async def open(self, session_id: str, user_id: str) -> Session:
-        """Return the session named, or a new one for "".
+        """Return the session named, or a new one for "", which is to be held once something has been said in it.
 
         Raises:
             NotFound: there is none of that name, or it has ended.
@@ -69,14 +69,17 @@ class Sessions:
             StorageUnavailable: the history can't be read.
         """
         if not session_id:
-            session = Session(random_uuid(), user_id, deque(maxlen=self._turns))
-        else:
-            known = session_id.lower()
-            session = (self._live.get(known) if self._alone else None) or await self._restore(known)
-            if session.user_id != user_id:
-                raise foreign()
-        self._live[session.id] = session  # and so the TTL begins anew
+            return Session(random_uuid(), user_id, deque(maxlen=self._turns))
+        known = session_id.lower()
+        session = (self._live.get(known) if self._alone else None) or await self._restore(known)
+        if session.user_id != user_id:
+            raise foreign()
+        self.hold(session)  # and so the TTL begins anew
         return session
+
+    def hold(self, session: Session) -> None:
+        """Keep a session until it has ended."""
+        self._live[session.id] = session
 
     def known(self, session_id: str) -> Session | None:
         """Return a session as far as this server knows it."""
@@ -89,18 +92,13 @@ class Sessions:
         if session is None or exchanges is not None:
             # Not written into the session that is there: whoever is answering in it has read it already.
             session = Session(known, user_id, deque(exchanges or (), maxlen=self._turns), shared=True, digest=digest)
-        self._live[known] = session
+        self.hold(session)
         return session
 
     async def restore(self, session_id: str, user_id: str) -> Session:
         """Return a session that other servers do not know, from the history; raises what ``open`` does."""
         self._live.pop(session_id.lower(), None)
         return await self.open(session_id, user_id)
-
-    def discard(self, session: Session, asked_for: str) -> None:
-        """Drop a session that ``open`` made anew (for "") and that nothing was said in."""
-        if not asked_for:
-            self._live.pop(session.id, None)
 
     def forget(self, scope: Scope) -> None:
         """Drop the sessions of a user, or one session, whose messages were deleted."""

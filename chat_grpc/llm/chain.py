@@ -15,7 +15,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from msgspec.structs import replace
@@ -41,11 +41,11 @@ class Link:
 
     provider: Provider
     model: str
+    full_name: str = field(init=False)
+    """provider/model."""
 
-    @property
-    def full_name(self) -> str:
-        """Return provider/model."""
-        return f"{self.provider.name}/{self.model}"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "full_name", f"{self.provider.name}/{self.model}")
 
 
 class Chain:

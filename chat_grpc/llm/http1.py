@@ -294,20 +294,25 @@ class Connection(asyncio.Protocol):
         self._give_back = give_back
         self._lost = lost
         self._transport: asyncio.Transport | None = None
-        self._parser: httptools.HttpResponseParser | None = None
         self._feed: Callable[[bytes], None] | None = None
         """What parses the next bytes; None while none are expected."""
         self._asking: asyncio.Future[Response] | None = None
         self._head: asyncio.Future[Response]
         self._response: Response | None = None
         self._headers: dict[str, str] = {}
+        self._head_size = 0
+        self._prepare()
+        self.idle_since = 0.0
+
+    def _prepare(self) -> None:
+        """Get ready for the next response, while nobody waits for it."""
+        self._response = self._feed = None
+        self._keep_alive = False
+        """Whether the response has come to its end, and the connection may serve another."""
         self._pieces: list[bytes] = []
         self.on_body = self._pieces.append
         """What the parser calls with each piece of the body: the list's own method, so that no frame is needed."""
-        self._head_size = 0
-        self._keep_alive = False
-        """Whether the response has come to its end, and the connection may serve another."""
-        self.idle_since = 0.0
+        self._parser: httptools.HttpResponseParser | None = self._new_parser(self)
 
     @property
     def usable(self) -> bool:
@@ -320,15 +325,10 @@ class Connection(asyncio.Protocol):
         Raises:
             HTTPError: it can't be sent.
         """
-        if self._transport is None or self._transport.is_closing():
+        if self._transport is None or self._transport.is_closing() or self._parser is None:
             raise HTTPError("the connection was closed meanwhile")
-        self._pieces = []
-        self.on_body = self._pieces.append
-        self._parser = parser = self._new_parser(self)
-        self._feed = parser.feed_data
-        self._keep_alive = False
-        self._asking = asyncio.get_running_loop().create_future()
-        self._head = self._asking
+        self._feed = self._parser.feed_data
+        self._head = self._asking = asyncio.get_running_loop().create_future()
         self._transport.write(request)
 
     async def response(self) -> Response:
@@ -354,7 +354,7 @@ class Connection(asyncio.Protocol):
         if not self._keep_alive:
             self.close()
             return
-        self._response = self._parser = self._feed = None
+        self._prepare()
         self.idle_since = time.monotonic()
         self._give_back(self)
 
@@ -400,6 +400,7 @@ class Connection(asyncio.Protocol):
         self._transport = None
         self._lost(self)
         self._fail("the connection was closed", by_error=exc is not None)
+        self._parser = self._feed = None  # they know this connection: see Answering._run
 
     def _fail(self, why: str, *, by_error: bool = True) -> None:
         if self._asking is not None and not self._asking.done():

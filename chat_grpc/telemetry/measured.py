@@ -106,7 +106,8 @@ class MeasuredStorage:
             span.end()
             self._metrics.storage(operation, time.perf_counter() - began, _outcome(error, "failed"))
 
-        work.add_done_callback(note)
+        # A turn later, so that whoever awaits it now does not wait for the counting, too.
+        asyncio.get_running_loop().call_soon(work.add_done_callback, note)
         return work
 
     async def _awaited(self, operation: str, work: Awaitable[T]) -> T:

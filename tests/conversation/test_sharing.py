@@ -285,6 +285,7 @@ async def test_requests_of_one_name_at_the_same_moment_are_one(chat_service: Ser
     assert {text_of(events) for events in answers} == {"Hello there."}
     assert len(model.chats) == 1
     assert len(await chat_service.messages(user_id="anna")) == 1
+    assert len(chat_service.parts.conversation._sessions) == 1
 
 
 async def test_the_same_request_later_replays_the_kept_answer(start: StartService, model: Upstream) -> None:
