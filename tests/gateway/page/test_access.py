@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Literal
 
 import pytest
@@ -100,6 +101,8 @@ async def test_everything_is_done_by_the_keyboard(tab: Tab, model: Upstream) -> 
     await expect(tab.ending).to_contain_text("Stopped")
     await expect(tab.field).to_have_value("And")
     assert len(model.chats) == 1
+    # Until the server knows that its reader has left, the same question joins the answer that is being written.
+    await asyncio.wait_for(model.chats[0].gone.wait(), 10)
 
     await keyboard.press("Shift+Tab")
     await expect(tab.button("Ask again")).to_be_focused()
