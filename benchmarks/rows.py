@@ -213,18 +213,15 @@ def growth_row(rounds: Rounds, loads: tuple[Load, ...], figure: str) -> Row:
     return Row(figure, cells, (Limit(f"{ratio:.2f} x from least to most (at most 1.3)", ratio, 1.3),), numbers)
 
 
-def soak_row(url: str) -> Row:
+def soak_row(url: str, count: int) -> Row:
     """Memory over many requests, after a warm-up."""
-    with lineup.this_server(url, **SOAK_SETTINGS) as contestant:
-        process = psutil.Process(contestant.pids[0])
-        sizes = []
-        for number in range(SOAK_WARM_UP + SOAK_BLOCKS + 1):
-            contestant.client.load(SOAK.message, **SOAK.arguments())
-            progress(f"soak: block {number + 1} of {SOAK_WARM_UP + SOAK_BLOCKS + 1}")
-            if number >= SOAK_WARM_UP:
-                sizes.append(process.memory_info().rss / 1e6)
-    half = len(sizes) // 2
-    growth = statistics.median(sizes[-half:]) / statistics.median(sizes[:half]) - 1
+    soaks = []
+    for number in range(count):
+        soaks.append(_soak(url))
+        progress(f"soak: round {number + 1} of {count}")
+    growths = [_growth(sizes) for sizes in soaks]
+    growth = statistics.median(growths)
+    sizes = soaks[growths.index(statistics.median_low(growths))]
     requests = SOAK_BLOCKS * SOAK.streams * SOAK.requests
     return Row(
         f"soak, memory after warm-up and {requests:,} requests later, MB",
@@ -232,6 +229,23 @@ def soak_row(url: str) -> Row:
         (Limit(f"{growth:+.1%} from the first half to the second (at most {SOAK_GROWTH:+.0%})", growth, SOAK_GROWTH),),
         {str(number): size for number, size in enumerate(sizes)},
     )
+
+
+def _soak(url: str) -> list[float]:
+    """Return the megabytes of a server at the end of each block of requests after the warm-up."""
+    with lineup.this_server(url, **SOAK_SETTINGS) as contestant:
+        process = psutil.Process(contestant.pids[0])
+        sizes = []
+        for number in range(SOAK_WARM_UP + SOAK_BLOCKS + 1):
+            contestant.client.load(SOAK.message, **SOAK.arguments())
+            if number >= SOAK_WARM_UP:
+                sizes.append(process.memory_info().rss / 1e6)
+    return sizes
+
+
+def _growth(sizes: list[float]) -> float:
+    half = len(sizes) // 2
+    return statistics.median(sizes[-half:]) / statistics.median(sizes[:half]) - 1
 
 
 def _names(rounds: Rounds, load: Load) -> list[str]:

@@ -93,7 +93,7 @@ def everything(count: int) -> tuple[list[rows.Row], int]:
             rows.growth_row(
                 rounds, rows.GROWTH_PACED, "CPU per token, us, up to 2,000 tokens/s over 10 / 100 / 1,000 streams"
             ),
-            rows.soak_row(url),
+            rows.soak_row(url, min(count, MEMORY_ROUNDS)),
         ]
     return found, rounds.disturbed
 
