@@ -176,7 +176,7 @@ class Rounds:
 def _together(seen: list[dict[str, Any]], load: Load, contestant: Contestant) -> dict[str, Any]:
     """Return what was seen in a row of loads as one; exit if anything was lost, because then nothing else counts."""
     together = dict(seen[-1])
-    for figure in ("requests", "tokens", "messages", "failed"):
+    for figure in ("requests", "tokens", "messages", "failed", "cached"):
         together[figure] = sum(one[figure] for one in seen)
     expected = len(seen) * load.streams * load.requests * load.tokens
     if together["failed"] or together["tokens"] != expected:

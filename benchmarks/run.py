@@ -29,10 +29,11 @@ ROUNDS = 5
 MEMORY_ROUNDS = 3
 SMOKE_ROUNDS = 3
 SMOKE_SLACK = 1.3
-REPEAT = 5
-"""How often a round drives the instant load, which takes a fifth of a second each time."""
-MORE_PACED, MORE_FIRST = 3, 14
-"""What this server and the bare relay are asked beside, where their samples go up and down by more than a limit's room."""
+REPEAT, REPEAT_GROWTH = 5, 3
+"""How often a sample drives a load that takes a fraction of a second, and one of growth that takes a second or two."""
+MORE_PACED, MORE_FIRST, TURNS_CACHED = 3, 14, 2
+"""What this server and the bare relay are asked beside, and in the cache's row altogether, in each round: their samples
+go up and down there by more than a limit's room."""
 
 
 def main() -> int:
@@ -74,13 +75,13 @@ def everything(count: int) -> tuple[list[rows.Row], int]:
                 Plan(rows.PACED_10, everybody),
                 Plan(rows.FIRST_TOKEN, everybody),
                 Plan(rows.FIRST_TOKEN, (*pair, contestants["direct"]), turns=MORE_FIRST),
-                *(Plan(load, (server,)) for load in rows.GROWTH_INSTANT),
+                *(Plan(load, (server,), REPEAT_GROWTH) for load in rows.GROWTH_INSTANT),
                 *(Plan(load, (server,), repeat) for load, repeat in zip(rows.GROWTH_PACED, (20, 2, 1), strict=True)),
             ]
             rounds.run(plans, count)
             # By itself: the cache would have let go of the answer after so many others.
             with rows.replaying(server) as replay:
-                rounds.run([Plan(rows.CACHED, (server, replay))], count)
+                rounds.run([Plan(rows.CACHED, (server, replay), REPEAT, turns=TURNS_CACHED)], count)
         found = [
             *cpu_rows(rounds),
             rows.cpu_row(rounds, rows.PACED_200, "CPU per token, us, paced, 200 streams", bare=1.15, litellm=1 / 6),
